@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#include "kernel-abi/event_fd.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+
+#include <cstdint>
+
+#include "kernel-abi/system_error.h"
+
+namespace kernel_abi {
+
+absl::StatusOr<EventFd> EventFd::Create(Kernel& kernel) {
+  const int fd = kernel.EventFd(0, EFD_NONBLOCK);
+  if (fd < 0) {
+    return MakeSystemError({.error = -fd, .subject = "eventfd", .call = "eventfd"},
+                           fd == -EMFILE || fd == -ENFILE ? "raise the limit of open files" : "");
+  }
+  return EventFd(kernel, UniqueFd(fd));
+}
+
+bool EventFd::IsSignalled() const { return IsEventFdSignalled(fd_.get()); }
+
+void EventFd::SignalEventFd(Kernel& kernel, int fd) {
+  const uint64_t one = 1;
+  (void)kernel.Write(fd, &one, sizeof(one));
+}
+
+bool EventFd::DrainEventFd(Kernel& kernel, int fd) {
+  uint64_t count = 0;
+  return IsEventFdSignalled(fd) && kernel.Read(fd, &count, sizeof(count)) == sizeof(count);
+}
+
+bool EventFd::IsEventFdSignalled(int fd) {
+  pollfd waiting{.fd = fd, .events = POLLIN, .revents = 0};
+  return ::poll(&waiting, 1, 0) == 1 && (waiting.revents & POLLIN) != 0;
+}
+
+}  // namespace kernel_abi
