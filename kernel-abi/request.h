@@ -7,8 +7,10 @@
 //
 //   /dev/vhost-net: VHOST_SET_VRING_NUM(index=1 num=300): EINVAL (Invalid argument)
 //
-// An argument type `A` has an overload `std::string Describe(const A&)` in its own namespace or in
-// kernel_abi; it is only called when there is something to report.
+// An argument type `A` has an overload `std::string Describe(const A&)` in its own namespace (the
+// global one for the structs of <linux/*>), where Call() finds it whatever was included first. Where
+// the type does not say what is meant (a u64 that is a feature word, or a CID), the request brings
+// its own. Either is only called when there is something to report.
 #pragma once
 
 #include <cstdint>
@@ -52,6 +54,7 @@ struct Request {
   unsigned long number;
   const char* name;
   Since since{};
+  std::string (*describe)(const Argument&) = nullptr;  // null: Describe(argument)
 };
 
 // Whom a request is made of: an open fd that stays the caller's, and its name in messages.
@@ -68,6 +71,10 @@ inline constexpr bool kIsByValue = false;
 template <typename Number>
 inline constexpr bool kIsByValue<ByValue<Number>> = true;
 
+// A type that owns what it points the kernel to says where that is.
+template <typename T>
+concept HasKernelArgument = requires(T& t) { t.kernel_argument(); };
+
 template <typename Argument>
 uintptr_t AsRegister(Argument& argument) {
   using Plain = std::remove_const_t<Argument>;
@@ -75,6 +82,8 @@ uintptr_t AsRegister(Argument& argument) {
     return 0;
   } else if constexpr (kIsByValue<Plain>) {
     return static_cast<uintptr_t>(argument.value);
+  } else if constexpr (HasKernelArgument<Argument>) {
+    return reinterpret_cast<uintptr_t>(argument.kernel_argument());
   } else {
     return reinterpret_cast<uintptr_t>(&argument);
   }
@@ -96,7 +105,8 @@ absl::StatusOr<int> Call(const Subject& subject, const Request<Argument>& reques
   return MakeSystemError({.error = -result,
                           .subject = std::string(subject.name),
                           .call = request.name,
-                          .arguments = Describe(argument)});
+                          .arguments = request.describe != nullptr ? request.describe(argument)
+                                                                   : Describe(argument)});
 }
 
 inline absl::StatusOr<int> Call(const Subject& subject, const Request<Nothing>& request) {
