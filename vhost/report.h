@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// What a device tells of itself, as plain values: the source of `vhostctl show`, of metrics and of
+// tests. Gathered under a device's lock without stopping anything, rendered afterwards. A value
+// that cannot be known is nullopt or empty, never a guess.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "vhost/features.h"
+#include "vhost/guest_memory.h"
+#include "vhost/vring.h"
+
+namespace vhost {
+
+enum class BackendKind : uint8_t { kKernel, kInProcess, kVhostUser };
+inline const char* Name(BackendKind kind) {
+  switch (kind) {
+    case BackendKind::kKernel:
+      return "kernel";
+    case BackendKind::kInProcess:
+      return "in-process";
+    case BackendKind::kVhostUser:
+      return "vhost-user";
+  }
+  return "unknown";
+}
+
+// A thread that serves vrings: a vhost worker, or a data-path thread of this process.
+struct WorkerReport {
+  pid_t tid = 0;
+  std::string name;                          // comm, "vhost-1234"
+  std::vector<int> queues;                   // virtqueues that it serves
+  std::optional<uint64_t> cpu_time_ns;       // since it started
+  std::optional<std::string> affinity;       // "0-3,8"
+  std::optional<int> nice;
+  std::optional<std::string> cgroup;
+  std::string unknown_because;               // why fields are missing; empty if none is
+};
+
+// A virtqueue as its backend has it.
+struct BackendVringReport {
+  int queue = 0;
+  int vhost_fd = -1;  // kernel backend: the node that serves it
+  uint32_t vhost_index = 0;  // and the vring's index there
+  int kick_fd = -1;
+  int call_fd = -1;
+  int err_fd = -1;
+  uint64_t errors = 0;               // times that the backend called the ring broken
+  std::optional<uint16_t> last_avail;  // where the backend stands (VHOST_GET_VRING_BASE)
+  std::optional<uint32_t> busyloop_us;
+};
+
+struct BackendReport {
+  BackendKind kind = BackendKind::kKernel;
+  std::string node;  // "/dev/vhost-net", or how an fd came in
+  bool running = false;
+  VhostFeatures vhost_offered;
+  VhostFeatures vhost_acked;
+  uint64_t memory_updates = 0;  // VHOST_SET_MEM_TABLE since creation
+  uint32_t max_memory_regions = 0;
+  std::vector<BackendVringReport> vrings;
+  std::vector<WorkerReport> workers;
+};
+
+struct RefusalReport {  // a candidate that does not serve, though it was preferred
+  BackendKind kind = BackendKind::kKernel;
+  std::string reason;
+};
+
+struct VringReport {
+  int queue = 0;
+  std::string role;  // "rx0", "tx0", "control", "event"
+  std::string served_by;  // "kernel", "in-process", "device" (control and event queues), "none"
+  bool enabled = false;
+  bool active = false;  // handed to whoever serves it
+  uint16_t max_size = 0;
+  VringSetup setup;
+  std::optional<VringIndices> indices;  // live, if active and split
+  int kick_fd = -1;
+  int call_fd = -1;
+  std::optional<uint64_t> kick_count;  // eventfd count: of a kernel-served ring, kicks since start
+};
+
+// How a queue's notifications and interrupts reach KVM.
+struct WiringReport {
+  std::string what;  // "notify 0", "msix 2", "config", "intx"
+  std::string how;   // "ioeventfd", "irqfd", "thread", "exit"
+  std::optional<uint64_t> address;  // of the notify register or the MSI message
+  std::optional<uint32_t> data;     // datamatch or MSI data
+  std::optional<uint32_t> gsi;
+  int event_fd = -1;
+  bool masked = false;
+  bool pending = false;
+  std::optional<uint16_t> queue;
+};
+
+struct TapReport {
+  std::string name;
+  int queues = 0;
+  int active_queues = 0;
+  bool vnet_header = false;
+  int header_bytes = 0;
+  std::vector<std::string> offloads;  // what TUNSETOFFLOAD was last given, by name
+  std::optional<bool> link_up;
+  std::optional<int> mtu;
+  std::optional<int> sndbuf_bytes;
+};
+
+struct DeviceReport {
+  std::string name;  // "net0"
+  DeviceId id = DeviceId::kNet;
+  std::string transport;  // "virtio-pci 00:01.0", "virtio-mmio 0xd0000000", "none"
+  uint8_t status = 0;     // virtio device status
+  std::string problem;    // why DEVICE_NEEDS_RESET was set, if it was
+  VirtioFeatures offered;
+  VirtioFeatures acked;
+  std::string policy;  // "require", "prefer", "never"
+  std::optional<BackendReport> backend;  // who serves now, or would after DRIVER_OK
+  std::vector<RefusalReport> refusals;
+  std::vector<VringReport> vrings;
+  std::vector<MemoryRegion> memory;  // the merged table
+  std::vector<WiringReport> wiring;
+  std::vector<TapReport> taps;
+  std::optional<uint64_t> guest_cid;
+  std::optional<std::string> mac;
+  std::optional<uint16_t> mtu;
+  std::optional<int> active_queue_pairs;
+  uint64_t resets = 0;
+  uint64_t starts = 0;
+};
+
+}  // namespace vhost
