@@ -14,6 +14,7 @@
 // So probe by what an unknown request would answer too, as IsUnknownToVhost() does.
 #pragma once
 
+#include <linux/ioctl.h>
 #include <linux/vhost.h>
 
 #include <array>
