@@ -111,6 +111,17 @@ absl::StatusOr<GuestAddress> MemoryTable::TranslateBack(const void* host, uint64
       "%d bytes at host address %#x are not in guest memory (one region)", length, wanted));
 }
 
+bool MemoryTable::Contains(GuestAddress address, uint64_t length) const {
+  if (length == 0 || Value(address) + (length - 1) < Value(address)) return false;
+  const uint64_t last = Value(address) + (length - 1);
+  while (const MemoryRegion* region = Find(address)) {
+    const uint64_t region_last = Value(region->start) + (region->size - 1);
+    if (last <= region_last) return true;
+    address = GuestAddress{region_last + 1};
+  }
+  return false;
+}
+
 absl::Status MemoryTable::ForEachPiece(
     GuestAddress address, uint64_t length,
     const std::function<void(std::byte*, uint64_t, uint64_t)>& copy) const {

@@ -63,6 +63,9 @@ class MemoryTable {
   // The guest address of `length` bytes at `host`: the reverse, for VMMs that keep host addresses.
   absl::StatusOr<GuestAddress> TranslateBack(const void* host, uint64_t length) const;
 
+  // True if all of `length` bytes at `address` are memory, in however many adjacent regions.
+  bool Contains(GuestAddress address, uint64_t length) const;
+
   // Copies between guest memory and a buffer of this process. Ranges may span adjacent regions.
   // OUT_OF_RANGE leaves guest memory and buffer untouched.
   absl::Status Read(GuestAddress address, std::span<std::byte> to) const;

@@ -125,6 +125,17 @@ TEST(MemoryTable, CopiesAcrossASeamAndNothingWhenTheRangeHasAHole) {
   EXPECT_FALSE(table->Read(GuestAddress{~uint64_t{0} - 1}, read).ok());
 }
 
+TEST(MemoryTable, ContainsWhatLiesInAdjacentRegions) {
+  Backing backing(8);
+  const auto table = MemoryTable::Create({backing.At(0, 0, 1), backing.At(kPage, 4, 1)});
+  ASSERT_TRUE(table.ok());
+  EXPECT_TRUE(table->Contains(GuestAddress{kPage - 4}, 8));
+  EXPECT_TRUE(table->Contains(GuestAddress{0}, 2 * kPage));
+  EXPECT_FALSE(table->Contains(GuestAddress{0}, 2 * kPage + 1));
+  EXPECT_FALSE(table->Contains(GuestAddress{0}, 0));
+  EXPECT_FALSE(table->Contains(GuestAddress{~uint64_t{0}}, 2));
+}
+
 TEST(MemoryTable, TranslatesHostAddressesBack) {
   Backing backing(4);
   const auto table = MemoryTable::Create({backing.At(0x10000, 0, 2)});

@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#include "vhost/inprocess/split_queue.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "kernel-abi/event_fd.h"
+#include "kernel-abi/virtio.h"
+#include "tests/fakes/driver_ring.h"
+
+namespace vhost::inprocess {
+namespace {
+
+using fakes::DriverRing;
+using fakes::GuestRam;
+using kernel_abi::kDescFIndirect;
+using kernel_abi::kDescFNext;
+using kernel_abi::kDescFWrite;
+using ::testing::HasSubstr;
+
+class SplitQueueTest : public ::testing::Test {
+ protected:
+  void Build(DriverRing::Options options = {}, uint16_t base = 0) {
+    ring_ = std::make_unique<DriverRing>(ram_, options);
+    Serve({.event_idx = options.event_idx, .indirect_desc = true}, base);
+  }
+  void Serve(SplitQueue::Options options, uint16_t base = 0) {
+    auto vring = Vring::Create(ring_->setup(), VringLayout::kSplit, *memory_);
+    ASSERT_TRUE(vring.ok()) << vring.status();
+    queue_ = std::make_unique<SplitQueue>(kernel_abi::LinuxKernel(), *vring, base, options, memory_,
+                                          call_->get());
+  }
+  DescChain MustTake() {
+    auto chain = queue_->Take();
+    EXPECT_TRUE(chain.ok()) << chain.status();
+    EXPECT_TRUE(chain->has_value());
+    return std::move(**chain);
+  }
+  bool NothingToTake() {
+    auto chain = queue_->Take();
+    return chain.ok() && !chain->has_value();
+  }
+  static std::string Text(const DescChain& chain) {
+    std::string text(chain.readable_bytes(), '\0');
+    EXPECT_TRUE(chain.Read(0, std::as_writable_bytes(std::span(text))).ok());
+    return text;
+  }
+  static std::span<const std::byte> AsBytes(const std::string& text) {
+    return std::as_bytes(std::span(text));
+  }
+
+  GuestRam ram_;
+  std::shared_ptr<const MemoryTable> memory_ = ram_.table();
+  std::unique_ptr<DriverRing> ring_;
+  absl::StatusOr<kernel_abi::EventFd> call_ = kernel_abi::EventFd::Create(kernel_abi::LinuxKernel());
+  std::unique_ptr<SplitQueue> queue_;
+};
+
+TEST_F(SplitQueueTest, AnswersWhatTheDriverAsked) {
+  Build();
+  EXPECT_TRUE(NothingToTake());
+  const uint16_t head = ring_->Chain().Readable("pi").Readable("ng").Writable(3).Writable(9).Publish();
+  DescChain chain = MustTake();
+  EXPECT_EQ(Text(chain), "ping");
+  EXPECT_EQ(chain.writable_bytes(), 12u);
+  ASSERT_TRUE(chain.Write(0, AsBytes("pong!")).ok());
+  EXPECT_FALSE(ring_->TakeUsed().has_value());
+  chain.Return(5);
+  const auto used = ring_->TakeUsed();
+  ASSERT_TRUE(used.has_value());
+  EXPECT_EQ(used->head, head);
+  EXPECT_EQ(used->text(), "pong!");
+  EXPECT_FALSE(ring_->TakeUsed().has_value());
+  EXPECT_TRUE(NothingToTake());
+}
+
+TEST_F(SplitQueueTest, ReadsAndWritesFromTheMiddleAcrossDescriptors) {
+  Build();
+  ring_->Chain().Readable("abc").Readable("defg").Writable(2).Writable(2).Publish();
+  DescChain chain = MustTake();
+  std::string middle(4, '\0');
+  ASSERT_TRUE(chain.Read(2, std::as_writable_bytes(std::span(middle))).ok());
+  EXPECT_EQ(middle, "cdef");
+  ASSERT_TRUE(chain.Write(1, AsBytes("xyz")).ok());
+  chain.Return(4);
+  EXPECT_EQ(ring_->TakeUsed()->text().substr(1), "xyz");
+}
+
+TEST_F(SplitQueueTest, RefusesToReadOrWriteBeyondAChain) {
+  Build();
+  ring_->Chain().Readable("abc").Writable(2).Publish();
+  DescChain chain = MustTake();
+  std::array<std::byte, 4> four{};
+  EXPECT_EQ(chain.Read(0, four).code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(chain.Read(~uint64_t{0}, four).code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(chain.Write(1, std::span(four).first(2)).code(), absl::StatusCode::kOutOfRange);
+  EXPECT_TRUE(chain.Read(3, {}).ok());
+}
+
+TEST_F(SplitQueueTest, ReturnsADroppedChainWithoutBytes) {
+  Build();
+  ring_->Chain().Writable(8).Publish();
+  { DescChain dropped = MustTake(); }
+  EXPECT_EQ(ring_->TakeUsed()->written, 0u);
+  EXPECT_EQ(queue_->in_flight(), 0);
+}
+
+TEST_F(SplitQueueTest, ReturnsAChainOnceHoweverOftenItIsMovedAndReturned) {
+  Build();
+  ring_->Chain().Writable(8).Publish();
+  DescChain first = MustTake();
+  DescChain second = std::move(first);
+  first.Return(1);  // NOLINT(bugprone-use-after-move): that is the point.
+  second.Return(2);
+  second.Return(3);
+  EXPECT_EQ(ring_->TakeUsed()->written, 2u);
+  EXPECT_FALSE(ring_->TakeUsed().has_value());
+}
+
+TEST_F(SplitQueueTest, NeverReportsMoreBytesThanAChainHasRoomFor) {
+  Build();
+  ring_->Chain().Writable(8).Publish();
+  MustTake().Return(100);
+  EXPECT_EQ(ring_->TakeUsed()->written, 8u);
+}
+
+TEST_F(SplitQueueTest, ReturnsChainsInAnyOrder) {
+  Build();
+  const uint16_t a = ring_->Chain().Writable(1).Publish();
+  const uint16_t b = ring_->Chain().Writable(1).Publish();
+  DescChain first = MustTake();
+  DescChain second = MustTake();
+  EXPECT_EQ(queue_->in_flight(), 2);
+  second.Return(1);
+  first.Return(1);
+  EXPECT_EQ(ring_->TakeUsed()->head, b);
+  EXPECT_EQ(ring_->TakeUsed()->head, a);
+}
+
+TEST_F(SplitQueueTest, FollowsAnIndirectTable) {
+  Build();
+  ring_->Chain().Readable("in").Readable("direct").Writable(4).Indirect().Publish();
+  DescChain chain = MustTake();
+  EXPECT_EQ(Text(chain), "indirect");
+  EXPECT_EQ(chain.writable_bytes(), 4u);
+}
+
+TEST_F(SplitQueueTest, TakesAnIndirectDescriptorBehindDirectOnesAndIgnoresItsWriteFlag) {
+  Build();
+  const DriverRing::Desc inner{Value(ram_.Allocate(8)), 8, kDescFWrite, 0};
+  const GuestAddress table = ram_.Allocate(sizeof(inner));
+  ram_.Put(table, std::as_bytes(std::span(&inner, 1)));
+  ring_->PutDesc(0, {Value(ram_.Allocate(4)), 4, kDescFNext, 1});
+  ring_->PutDesc(1, {Value(table), sizeof(inner), kDescFIndirect | kDescFWrite, 0});
+  ring_->PutAvailable(0);
+  DescChain chain = MustTake();
+  EXPECT_EQ(chain.readable_bytes(), 4u);
+  EXPECT_EQ(chain.writable_bytes(), 8u);
+}
+
+TEST_F(SplitQueueTest, GoesOnFromABaseAndAroundTheEndOfTheIndices) {
+  Build({.size = 4}, 0xfffe);
+  ring_->PutAvailableIndex(0xfffe);
+  for (int i = 0; i < 10; ++i) {
+    ring_->PutDesc(0, {Value(ram_.Allocate(4)), 4, kDescFWrite, 0});
+    ring_->PutAvailable(0);
+    MustTake().Return(4);
+    EXPECT_EQ(ring_->used_index(), i + 1);
+  }
+  EXPECT_EQ(queue_->base(), 8);
+}
+
+TEST_F(SplitQueueTest, CountsUsedEntriesOnFromAServerBeforeIt) {
+  Build();
+  for (int i = 0; i < 3; ++i) {
+    ring_->Chain().Writable(1).Publish();
+    MustTake().Return(1);
+  }
+  Serve({}, queue_->base());
+  ring_->Chain().Writable(1).Publish();
+  MustTake().Return(1);
+  EXPECT_EQ(ring_->used_index(), 4);
+}
+
+// ---- Suppression -------------------------------------------------------------------------------
+
+TEST_F(SplitQueueTest, SignalsWhenTheDriverWantsInterruptsAndOnlyThen) {
+  Build();
+  ring_->Chain().Writable(1).Publish();
+  MustTake().Return(1);
+  queue_->SignalUsed();
+  EXPECT_TRUE(call_->Drain());
+  queue_->SignalUsed();  // Nothing new.
+  EXPECT_FALSE(call_->Drain());
+  ring_->WantInterrupts(false);
+  ring_->Chain().Writable(1).Publish();
+  MustTake().Return(1);
+  queue_->SignalUsed();
+  EXPECT_FALSE(call_->Drain());
+}
+
+TEST_F(SplitQueueTest, SignalsOnceTheUsedIndexPassesTheDriversEvent) {
+  Build({.event_idx = true});
+  ring_->WantInterruptAfter(1);
+  for (const bool expected : {false, true, false}) {
+    ring_->Chain().Writable(1).Publish();
+    MustTake().Return(1);
+    queue_->SignalUsed();
+    EXPECT_EQ(call_->Drain(), expected) << "used index " << ring_->used_index();
+  }
+}
+
+TEST_F(SplitQueueTest, SignalsOnceForABatchThatPassesTheDriversEvent) {
+  Build({.event_idx = true});
+  ring_->WantInterruptAfter(1);
+  for (int i = 0; i < 4; ++i) ring_->Chain().Writable(1).Publish();
+  for (int i = 0; i < 4; ++i) MustTake().Return(1);
+  queue_->SignalUsed();
+  EXPECT_TRUE(call_->Drain());
+}
+
+TEST_F(SplitQueueTest, AsksForNoKicksWhileItIsAtWork) {
+  for (const bool event_idx : {false, true}) {
+    Build({.event_idx = event_idx});
+    EXPECT_FALSE(queue_->EnableKicks());
+    ring_->Chain().Writable(1).Publish();
+    EXPECT_TRUE(ring_->KickWanted());
+    queue_->DisableKicks();
+    MustTake().Return(1);
+    ring_->Chain().Writable(1).Publish();
+    EXPECT_FALSE(ring_->KickWanted());
+    // What came while kicks were off is seen when they are asked for again.
+    EXPECT_TRUE(queue_->EnableKicks());
+    MustTake().Return(1);
+    EXPECT_FALSE(queue_->EnableKicks());
+    ring_->Chain().Writable(1).Publish();
+    EXPECT_TRUE(ring_->KickWanted());
+  }
+}
+
+TEST_F(SplitQueueTest, LosesNoWakeUpAgainstADriverOnAnotherThread) {
+  for (const bool event_idx : {false, true}) {
+    Build({.size = 4, .event_idx = event_idx});
+    absl::StatusOr<kernel_abi::EventFd> kick =
+        kernel_abi::EventFd::Create(kernel_abi::LinuxKernel());
+    ASSERT_TRUE(kick.ok());
+    constexpr int kChains = 20'000;
+    const GuestAddress buffer = ram_.Allocate(4);
+    ASSERT_FALSE(queue_->EnableKicks());
+    std::thread device([&] {
+      for (int taken = 0; taken < kChains;) {
+        // A lost kick shows as a hang here, which the test's time limit ends.
+        while (!kick->Drain()) std::this_thread::yield();
+        do {
+          queue_->DisableKicks();
+          while (true) {
+            auto chain = queue_->Take();
+            ASSERT_TRUE(chain.ok()) << chain.status();
+            if (!chain->has_value()) break;
+            (*chain)->Return(4);
+            ++taken;
+          }
+          queue_->SignalUsed();
+        } while (queue_->EnableKicks());
+      }
+    });
+    for (int i = 0; i < kChains; ++i) {
+      while (static_cast<uint16_t>(i - ring_->used_index()) >= 4) std::this_thread::yield();
+      ring_->PutDesc(i % 4, {Value(buffer), 4, kDescFWrite, 0});
+      ring_->PutAvailable(i % 4);
+      if (ring_->KickWanted()) kick->Signal();
+    }
+    device.join();
+    EXPECT_EQ(ring_->used_index(), static_cast<uint16_t>(kChains));
+  }
+}
+
+// ---- Hostile drivers ---------------------------------------------------------------------------
+
+struct HostileRing {
+  const char* name;
+  std::function<void(DriverRing&, GuestRam&)> write;
+  const char* message;
+};
+
+void PrintTo(const HostileRing& ring, std::ostream* out) { *out << ring.name; }
+
+uint64_t Buffer(GuestRam& ram) { return Value(ram.Allocate(64)); }
+
+void PutIndirect(DriverRing& ring, GuestRam& ram, std::vector<DriverRing::Desc> table,
+                 uint32_t length, uint16_t flags = kDescFIndirect) {
+  const GuestAddress at = ram.Allocate(sizeof(DriverRing::Desc) * table.size());
+  ram.Put(at, std::as_bytes(std::span(table)));
+  ring.PutDesc(0, {Value(at), length, flags, 1});
+  ring.PutAvailable(0);
+}
+
+const HostileRing kHostileRings[] = {
+    {"HeadBeyondTheTable", [](DriverRing& r, GuestRam&) { r.PutAvailable(16); },
+     "descriptor 16 in a table of 16"},
+    {"HeadFarBeyondTheTable", [](DriverRing& r, GuestRam&) { r.PutAvailable(0xffff); },
+     "descriptor 65535"},
+    {"NextBeyondTheTable",
+     [](DriverRing& r, GuestRam& m) {
+       r.PutDesc(0, {Buffer(m), 8, kDescFNext, 16});
+       r.PutAvailable(0);
+     },
+     "descriptor 16 in a table of 16"},
+    {"ACycleOfOne",
+     [](DriverRing& r, GuestRam& m) {
+       r.PutDesc(3, {Buffer(m), 8, kDescFNext, 3});
+       r.PutAvailable(3);
+     },
+     "more than 16 descriptors"},
+    {"ACycleOfTwo",
+     [](DriverRing& r, GuestRam& m) {
+       r.PutDesc(0, {Buffer(m), 8, kDescFNext | kDescFWrite, 1});
+       r.PutDesc(1, {Buffer(m), 8, kDescFNext | kDescFWrite, 0});
+       r.PutAvailable(0);
+     },
+     "more than 16 descriptors"},
+    {"AvailRunningAhead", [](DriverRing& r, GuestRam&) { r.PutAvailableIndex(17); },
+     "17 entries ahead"},
+    {"AvailRunningBackwards", [](DriverRing& r, GuestRam&) { r.PutAvailableIndex(0xffff); },
+     "65535 entries ahead"},
+    {"ReadableAfterWritable",
+     [](DriverRing& r, GuestRam& m) {
+       r.PutDesc(0, {Buffer(m), 8, kDescFNext | kDescFWrite, 1});
+       r.PutDesc(1, {Buffer(m), 8, 0, 0});
+       r.PutAvailable(0);
+     },
+     "readable descriptor after a writable"},
+    {"ZeroLength",
+     [](DriverRing& r, GuestRam& m) {
+       r.PutDesc(0, {Buffer(m), 0, 0, 0});
+       r.PutAvailable(0);
+     },
+     "0 bytes"},
+    {"AddressOutsideMemory",
+     [](DriverRing& r, GuestRam&) {
+       r.PutDesc(0, {0x1000, 8, 0, 0});
+       r.PutAvailable(0);
+     },
+     "not in guest memory"},
+    {"BufferThatStraddlesTheEndOfMemory",
+     [](DriverRing& r, GuestRam& m) {
+       r.PutDesc(0, {Value(m.end()) - 4, 8, kDescFWrite, 0});
+       r.PutAvailable(0);
+     },
+     "not in guest memory"},
+    {"BufferThatWrapsAroundTheAddressSpace",
+     [](DriverRing& r, GuestRam&) {
+       r.PutDesc(0, {~uint64_t{0} - 3, 0xffff'ffff, kDescFWrite, 0});
+       r.PutAvailable(0);
+     },
+     "not in guest memory"},
+    {"IndirectInsideIndirect",
+     [](DriverRing& r, GuestRam& m) {
+       PutIndirect(r, m, {{Buffer(m), 16, kDescFIndirect, 0}}, 16);
+     },
+     "indirect descriptor in an indirect table"},
+    {"IndirectWithNext",
+     [](DriverRing& r, GuestRam& m) {
+       PutIndirect(r, m, {{Buffer(m), 16, 0, 0}}, 16, kDescFIndirect | kDescFNext);
+     },
+     "indirect descriptor with a next"},
+    {"IndirectTableOfOddLength",
+     [](DriverRing& r, GuestRam& m) { PutIndirect(r, m, {{Buffer(m), 16, 0, 0}}, 24); },
+     "no whole number"},
+    {"EmptyIndirectTable",
+     [](DriverRing& r, GuestRam& m) { PutIndirect(r, m, {{Buffer(m), 16, 0, 0}}, 0); },
+     "no whole number"},
+    {"IndirectTableOutsideMemory",
+     [](DriverRing& r, GuestRam& m) {
+       r.PutDesc(0, {Value(m.end()), 16, kDescFIndirect, 0});
+       r.PutAvailable(0);
+     },
+     "indirect table"},
+    {"NextBeyondTheIndirectTable",
+     [](DriverRing& r, GuestRam& m) {
+       PutIndirect(r, m, {{Buffer(m), 16, kDescFNext, 1}}, 16);
+     },
+     "descriptor 1 in a table of 1"},
+    {"ACycleInAnIndirectTable",
+     [](DriverRing& r, GuestRam& m) {
+       PutIndirect(r, m, {{Buffer(m), 16, kDescFNext, 0}}, 16);
+     },
+     "more than 16 descriptors"},
+};
+
+class HostileSplitQueueTest : public SplitQueueTest,
+                              public ::testing::WithParamInterface<HostileRing> {};
+
+TEST_P(HostileSplitQueueTest, BreaksTheRingForGoodAndWritesNothing) {
+  Build();
+  GetParam().write(*ring_, ram_);
+  for (int again = 0; again < 2; ++again) {
+    const auto chain = queue_->Take();
+    ASSERT_FALSE(chain.ok());
+    EXPECT_THAT(std::string(chain.status().message()), HasSubstr(GetParam().message));
+  }
+  EXPECT_EQ(queue_->base(), 0);
+  EXPECT_FALSE(queue_->EnableKicks());
+  queue_->SignalUsed();
+  EXPECT_FALSE(call_->Drain());
+  EXPECT_EQ(ring_->used_index(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    , HostileSplitQueueTest, ::testing::ValuesIn(kHostileRings),
+    [](const ::testing::TestParamInfo<HostileRing>& row) { return std::string(row.param.name); });
+
+TEST_F(SplitQueueTest, RefusesIndirectDescriptorsThatWereNotNegotiated) {
+  Build();
+  Serve({});
+  ring_->Chain().Readable("x").Indirect().Publish();
+  EXPECT_THAT(std::string(queue_->Take().status().message()), HasSubstr("not negotiated"));
+}
+
+TEST_F(SplitQueueTest, RefusesAChainLongerThanAUsedLengthCanTell) {
+  GuestRam big(uint64_t{1} << 32, uint64_t{1} << 33);  // Never touched, so never allocated.
+  memory_ = std::make_shared<const MemoryTable>(
+      *MemoryTable::Create({ram_.region(), big.region()}));
+  Build();
+  ring_->PutDesc(0, {Value(big.region().start), 0xffff'ffff, kDescFNext | kDescFWrite, 1});
+  ring_->PutDesc(1, {Value(big.region().start), 2, kDescFWrite, 1});
+  ring_->PutAvailable(0);
+  EXPECT_THAT(std::string(queue_->Take().status().message()), HasSubstr("2^32"));
+}
+
+TEST_F(SplitQueueTest, WritesNothingForChainsThatAreReturnedAfterTheRingBroke) {
+  Build();
+  ring_->Chain().Writable(4).Publish();
+  DescChain chain = MustTake();
+  ring_->PutAvailable(99);
+  EXPECT_FALSE(queue_->Take().ok());
+  chain.Return(4);
+  EXPECT_EQ(ring_->used_index(), 0);
+}
+
+TEST_F(SplitQueueTest, UsesWhatItCheckedWhateverTheDriverWritesAfterwards) {
+  Build();
+  const uint16_t head = ring_->Chain().Readable("checked").Publish();
+  DescChain chain = MustTake();
+  ring_->PutDesc(head, {Value(ram_.end()), 0xffff'ffff, kDescFNext, 99});
+  EXPECT_EQ(Text(chain), "checked");
+}
+
+}  // namespace
+}  // namespace vhost::inprocess
