@@ -52,12 +52,6 @@ std::string InterfaceName(const ifreq& request) {
   return std::string(request.ifr_name, ::strnlen(request.ifr_name, IFNAMSIZ));
 }
 
-std::string DescribeInterface(const ifreq& request) {
-  const auto flags = static_cast<uint16_t>(request.ifr_flags);
-  return absl::StrCat("name=", InterfaceName(request),
-                      " flags=", flags == 0 ? "0" : BitNames(flags, kFlagNames, "|"));
-}
-
 std::string DescribeHardwareAddress(const ifreq& request) {
   const auto* mac = reinterpret_cast<const unsigned char*>(request.ifr_hwaddr.sa_data);
   return absl::StrFormat("name=%s mac=%02x:%02x:%02x:%02x:%02x:%02x", InterfaceName(request),
@@ -90,3 +84,9 @@ std::string DescribeOffloadsArgument(const Offloads& offloads) {
 }  // namespace internal
 
 }  // namespace kernel_abi
+
+std::string Describe(const ifreq& request) {
+  const auto flags = static_cast<uint16_t>(request.ifr_flags);
+  return absl::StrCat("name=", kernel_abi::InterfaceName(request), " flags=",
+                      flags == 0 ? "0" : kernel_abi::BitNames(flags, kernel_abi::kFlagNames, "|"));
+}

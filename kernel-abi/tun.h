@@ -23,6 +23,10 @@
 #include "absl/strings/string_view.h"
 #include "kernel-abi/request.h"
 
+// Stands in the namespace of the kernel's struct, where Call() finds it:
+// "name=tap0 flags=IFF_TAP|IFF_NO_PI|IFF_VNET_HDR".
+std::string Describe(const ifreq& request);
+
 namespace kernel_abi {
 
 // The path of the node.
@@ -33,8 +37,6 @@ inline constexpr char kTunPath[] = "/dev/net/tun";
 ifreq InterfaceRequest(absl::string_view name, short flags);
 bool IsInterfaceName(absl::string_view name);
 std::string InterfaceName(const ifreq& request);
-// "name=tap0 flags=IFF_TAP|IFF_NO_PI|IFF_VNET_HDR".
-std::string DescribeInterface(const ifreq& request);
 // "name=tap0 mac=52:54:00:12:34:56".
 std::string DescribeHardwareAddress(const ifreq& request);
 // "CSUM TSO4 TSO6", of the TUN_F_* bits.
@@ -67,10 +69,10 @@ std::string DescribeOffloadsArgument(const Offloads& offloads);
 // EBUSY: a single-queue interface whose queue somebody has. EINVAL: the interface was made with
 // IFF_MULTI_QUEUE and this asks without, or the other way round, or it is no TAP. EPERM: it belongs
 // to another user. E2BIG: 256 queues are attached. EEXIST: this fd is attached already.
-inline constexpr Request<ifreq> kTunSetIff{TUNSETIFF, "TUNSETIFF", {}, DescribeInterface};
-inline constexpr Request<ifreq> kTunGetIff{TUNGETIFF, "TUNGETIFF", {}, DescribeInterface};
+inline constexpr Request<ifreq> kTunSetIff{TUNSETIFF, "TUNSETIFF"};
+inline constexpr Request<ifreq> kTunGetIff{TUNGETIFF, "TUNGETIFF"};
 // IFF_ATTACH_QUEUE or IFF_DETACH_QUEUE, of a multi-queue interface.
-inline constexpr Request<ifreq> kTunSetQueue{TUNSETQUEUE, "TUNSETQUEUE", {}, DescribeInterface};
+inline constexpr Request<ifreq> kTunSetQueue{TUNSETQUEUE, "TUNSETQUEUE"};
 // The flags that TUNSETIFF of this kernel takes; answered without an interface.
 inline constexpr Request<unsigned> kTunGetFeatures{TUNGETFEATURES, "TUNGETFEATURES"};
 // The index that the next TUNSETIFF gives a new interface.
