@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// Network queues served by the host kernel: each queue pair is a node of /dev/vhost-net, attached
+// to one queue of a TAP. Virtqueues 2p (receive) and 2p + 1 (transmit) are of pair p. The control
+// queue is not the kernel's.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernel-abi/unique_fd.h"
+#include "kernel-abi/vhost.h"
+#include "vhost/kernel/kernel_backend.h"
+
+namespace vhost {
+
+struct NetBackendOptions {
+  std::string node = kernel_abi::kVhostNetPath;
+  // Instead of opening `node`: an fd of it for each queue pair.
+  std::vector<kernel_abi::UniqueFd> vhost_fds;
+  // A queue of the TAP for each queue pair, lent for the life of the backend. At a start the
+  // TAP's header must have the size that the features acked want (header_bytes below); of its other
+  // settings (offloads, sndbuf) the backend takes no notice.
+  std::vector<int> tap_fds;
+  // How long the worker polls before it sleeps, in microseconds; 0: not at all.
+  uint32_t busyloop_us = 0;
+  WorkerPlacement worker;
+  std::optional<kernel_abi::ForkMode> fork_mode;  // Linux 6.17
+  bool wide_features = false;                     // UDP tunnel offloads; Linux 6.17
+};
+
+class NetBackend final : public KernelBackend {
+ public:
+  // Opens a node for each TAP queue, and makes this process their owner. Nothing of a guest is
+  // needed yet, so that what the machine cannot do is known before one runs.
+  static absl::StatusOr<std::unique_ptr<NetBackend>> Create(kernel_abi::Kernel& kernel,
+                                                            NetBackendOptions options);
+  ~NetBackend() override;
+
+  // The size of virtio's packet header with these features: what the TAP must be set to.
+  static int HeaderBytes(VirtioFeatures acked);
+
+ protected:
+  absl::StatusOr<VhostFeatures> PrepareNode(size_t node, VirtioFeatures acked) override;
+
+ private:
+  NetBackend(kernel_abi::Kernel& kernel, uint32_t busyloop_us, std::vector<int> tap_fds)
+      : KernelBackend(kernel, DeviceId::kNet, kernel_abi::kVhostVringsPerFd, busyloop_us),
+        tap_fds_(std::move(tap_fds)) {}
+
+  std::vector<int> tap_fds_;
+  bool vhost_can_add_header_ = false;
+};
+
+}  // namespace vhost

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// What /proc tells of a thread: how vhost workers are found and watched. Since Linux 6.4 a worker
+// is a thread of the process that owns the device; before that, and by choice since 6.17, it is a
+// thread of the kernel's own. Nothing here changes anything, and nothing fails: what cannot be read
+// is not there.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+
+namespace vhost {
+
+// Threads of this process in the order in which they were made, as the kernel lists them.
+std::vector<pid_t> ThreadsOfThisProcess();
+// Kernel threads, likewise. Empty where they cannot be seen (a pid namespace of our own).
+std::vector<pid_t> KernelThreads();
+// Whether thread ids here are those that the kernel puts into names: only in the first namespace.
+bool IsInInitialPidNamespace();
+
+// The name of a thread, of this process or any; empty if it is gone.
+std::string ThreadName(pid_t tid);
+
+struct ThreadFacts {
+  std::string name;
+  std::optional<uint64_t> cpu_time_ns;
+  std::optional<std::string> affinity;  // "0-3,8"
+  std::optional<int> nice;
+  std::optional<std::string> cgroup;  // "/machine/vm1"; of the hierarchies of version 1, all
+};
+// nullopt if there is no such thread.
+std::optional<ThreadFacts> ReadThreadFacts(pid_t tid);
+
+namespace internal {
+// The pieces, for tests. `stat` and `status` are the contents of the files of these names.
+std::optional<int> NiceFromStat(absl::string_view stat);
+std::optional<std::string> AffinityFromStatus(absl::string_view status);
+std::optional<std::string> CgroupPath(absl::string_view cgroup);
+}  // namespace internal
+
+}  // namespace vhost

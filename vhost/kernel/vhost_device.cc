@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#include "vhost/kernel/vhost_device.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/memory/memory.h"
+#include "absl/strings/str_cat.h"
+#include "kernel-abi/system_error.h"
+
+namespace vhost {
+namespace {
+
+// vhost takes a split ring's base as 16 bits; a packed one's has two halves.
+constexpr VringBase kMaxSplitBase = 0xffff;
+
+// To the kernel a region is three numbers; which memfd is behind it does not matter to it.
+bool SameToKernel(const MemoryTable& a, const MemoryTable& b) {
+  return std::ranges::equal(a.merged(), b.merged(), [](const auto& left, const auto& right) {
+    return left.start == right.start && left.size == right.size && left.host == right.host;
+  });
+}
+
+absl::Status Moved(absl::string_view device, uint32_t index, const Vring& vring) {
+  return absl::FailedPreconditionError(
+      absl::StrCat(device, ": vring ", index, " (descriptors at guest address ",
+                   Describe(vring.setup().desc), ") is not where it was in this memory table"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<VhostDevice>> VhostDevice::Create(kernel_abi::Kernel& kernel,
+                                                                 VhostOps& ops,
+                                                                 VringAttachment& attachment,
+                                                                 uint32_t vring_count,
+                                                                 uint32_t busyloop_us) {
+  std::vector<Slot> slots;
+  for (uint32_t i = 0; i < vring_count; ++i) {
+    absl::StatusOr<kernel_abi::EventFd> error = kernel_abi::EventFd::Create(kernel);
+    if (!error.ok()) return kernel_abi::AddContext(error.status(), ops.name());
+    slots.push_back({.error = *std::move(error)});
+  }
+  return absl::WrapUnique(new VhostDevice(kernel, ops, attachment, std::move(slots), busyloop_us));
+}
+
+VhostDevice::~VhostDevice() { Stop(); }
+
+absl::Status VhostDevice::CheckVrings(const MemoryTable& memory,
+                                      std::span<const VhostVring> vrings) const {
+  std::vector<bool> seen(slots_.size());
+  for (const VhostVring& vring : vrings) {
+    const auto refuse = [&](auto... why) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(ops_->name(), ": vring ", vring.index, ": ", why...));
+    };
+    if (vring.index >= slots_.size()) return refuse("the device has only ", slots_.size());
+    if (slots_[vring.index].ring.has_value() || seen[vring.index]) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(ops_->name(), ": vring ", vring.index, " is in use already"));
+    }
+    seen[vring.index] = true;
+    if (vring.kick_fd < 0) return refuse("has no kick eventfd");
+    if (vring.vring.layout() == VringLayout::kSplit && vring.base > kMaxSplitBase) {
+      return refuse("base ", vring.base, " is beyond 65535");
+    }
+    // The addresses that the kernel gets are host addresses, and it takes any.
+    if (!vring.vring.SamePlaceIn(memory)) return Moved(ops_->name(), vring.index, vring.vring);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status VhostDevice::Prepare(VhostFeatures features,
+                                  const std::shared_ptr<const MemoryTable>& memory,
+                                  std::span<const VhostVring> vrings) {
+  if (!given_up_.ok()) return given_up_;
+  if (absl::Status status = CheckVrings(*memory, vrings); !status.ok()) return status;
+  if (features_ != features) {
+    // The kernel would take other features under running rings as well, and change the header's
+    // size in the middle of traffic.
+    if (!SetUpVrings().empty()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(ops_->name(), ": features cannot change while rings are served"));
+    }
+    if (absl::Status status = ops_->SetFeatures(features); !status.ok()) return status;
+    features_ = features;
+  }
+  if (absl::Status status = SendTable(memory); !status.ok()) return status;
+  std::vector<uint32_t> done;
+  absl::Cleanup undo = [&] {
+    while (!done.empty()) {
+      TakeDown(done.back());
+      done.pop_back();
+    }
+  };
+  for (const VhostVring& vring : vrings) {
+    if (absl::Status status = SetUp(vring); !status.ok()) return status;
+    done.push_back(vring.index);
+  }
+  std::move(undo).Cancel();
+  return absl::OkStatus();
+}
+
+absl::Status VhostDevice::SetUp(const VhostVring& vring) {
+  const uint32_t index = vring.index;
+  Slot& slot = slots_[index];
+  absl::Status status = ops_->SetVringSize(index, vring.vring.size());
+  if (!status.ok()) {
+    // A ring that this object knows to be idle, and the kernel calls busy.
+    return kernel_abi::GetErrno(status) == EBUSY
+               ? kernel_abi::AddAdvice(status, "the fd was handed in with this ring being served")
+               : status;
+  }
+  status = ops_->SetVringBase(index, vring.base);
+  if (!status.ok()) return status;
+  status = ops_->SetVringAddresses(
+      index,
+      {.desc = vring.vring.desc(), .avail = vring.vring.driver(), .used = vring.vring.device()});
+  if (!status.ok()) return status;
+  if (!slot.error_is_set) {
+    status = ops_->SetVringErr(index, slot.error.get());
+    if (status.ok() && busyloop_us_ > 0) status = ops_->SetVringBusyloop(index, busyloop_us_);
+    if (!status.ok()) return status;
+    slot.error_is_set = true;
+  }
+  // Whatever the last start left in it is of the past.
+  slot.error.Drain();
+  if (vring.call_fd >= 0) {
+    status = ops_->SetVringCall(index, vring.call_fd);
+    if (!status.ok()) return status;
+  }
+  // Last, because the kernel looks at the eventfd at once.
+  status = ops_->SetVringKick(index, vring.kick_fd);
+  if (!status.ok()) {
+    if (vring.call_fd >= 0) {
+      if (absl::Status undo = ops_->SetVringCall(index, -1); !undo.ok()) GiveUp(undo);
+    }
+    return status;
+  }
+  slot.ring = Ring{
+      .vring = vring.vring, .kick_fd = vring.kick_fd, .call_fd = vring.call_fd, .served = false};
+  return absl::OkStatus();
+}
+
+absl::Status VhostDevice::Attach() {
+  if (!given_up_.ok()) return given_up_;
+  std::vector<uint32_t> attached;
+  if (absl::Status status = AttachAll(attached); !status.ok()) {
+    Detach(attached);
+    return status;
+  }
+  // A spurious kick or call is legal, a lost one is a hang: what the driver or the previous backend
+  // signalled while nobody listened may never be signalled again.
+  for (uint32_t index : attached) {
+    const Ring& ring = *slots_[index].ring;
+    kernel_abi::EventFd::SignalEventFd(*kernel_, ring.kick_fd);
+    if (ring.call_fd >= 0) kernel_abi::EventFd::SignalEventFd(*kernel_, ring.call_fd);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status VhostDevice::AttachAll(std::vector<uint32_t>& attached) {
+  std::vector<uint32_t> ready = SetUpVrings();
+  std::erase_if(ready, [this](uint32_t index) { return slots_[index].ring->served; });
+  if (attachment_->all_at_once() && !ready.empty()) {
+    if (ready.size() < slots_.size()) return absl::OkStatus();
+    if (absl::Status status = attachment_->Attach(0); !status.ok()) return status;
+  }
+  for (uint32_t index : ready) {
+    Ring& ring = *slots_[index].ring;
+    if (!attachment_->all_at_once()) {
+      if (absl::Status status = attachment_->Attach(index); !status.ok()) return status;
+    }
+    ring.served = true;
+    attached.push_back(index);
+  }
+  return absl::OkStatus();
+}
+
+void VhostDevice::Detach(std::span<const uint32_t> indices) {
+  const bool all_at_once = attachment_->all_at_once();
+  for (uint32_t index : indices) {
+    const bool told = all_at_once && index != indices.front();
+    if (given_up_.ok() && !told) {
+      const absl::Status status = attachment_->Detach(all_at_once ? 0 : index);
+      if (!status.ok()) GiveUp(status);
+    }
+    slots_[index].ring->served = false;
+  }
+}
+
+VringBase VhostDevice::BaseOf(uint32_t index) {
+  if (given_up_.ok()) {
+    if (absl::StatusOr<uint32_t> base = ops_->GetVringBase(index); base.ok()) return *base;
+  }
+  // All that was taken has been used by a device that stands still, in both directions and in
+  // order: the used index is where the driver must be gone on with.
+  const Vring& vring = slots_[index].ring->vring;
+  return vring.layout() == VringLayout::kSplit ? ReadIndices(vring).used : 0;
+}
+
+void VhostDevice::TakeDown(uint32_t index) {
+  Slot& slot = slots_[index];
+  if (given_up_.ok()) {
+    absl::Status status = ops_->SetVringKick(index, -1);
+    if (status.ok() && slot.ring->call_fd >= 0) status = ops_->SetVringCall(index, -1);
+    if (!status.ok()) GiveUp(status);
+  }
+  slot.ring.reset();
+}
+
+std::vector<StoppedVhostVring> VhostDevice::Stop() {
+  Detach(ServedVrings());
+  std::vector<StoppedVhostVring> stopped;
+  for (uint32_t index : SetUpVrings()) stopped.push_back({index, BaseOf(index)});
+  for (const StoppedVhostVring& vring : stopped) TakeDown(vring.index);
+  return stopped;
+}
+
+absl::StatusOr<VringBase> VhostDevice::StopVring(uint32_t index) {
+  if (index >= slots_.size() || !slots_[index].ring.has_value()) {
+    return absl::NotFoundError(absl::StrCat(ops_->name(), ": vring ", index, " is not in use"));
+  }
+  if (slots_[index].ring->served) {
+    // Where all are served or none, the others stay set up, and are served again with this one.
+    if (attachment_->all_at_once()) {
+      Detach(ServedVrings());
+    } else {
+      Detach({&index, 1});
+    }
+  }
+  const VringBase base = BaseOf(index);
+  TakeDown(index);
+  return base;
+}
+
+absl::Status VhostDevice::SendTable(const std::shared_ptr<const MemoryTable>& memory) {
+  if (table_ != nullptr && SameToKernel(*table_, *memory)) {
+    table_ = memory;
+    return absl::OkStatus();
+  }
+  if (absl::Status status = ops_->SetMemoryTable(memory->merged()); !status.ok()) return status;
+  ++memory_updates_;
+  table_ = memory;
+  return absl::OkStatus();
+}
+
+absl::Status VhostDevice::SetMemory(const std::shared_ptr<const MemoryTable>& memory) {
+  if (!given_up_.ok()) return given_up_;
+  const std::vector<uint32_t> set_up = SetUpVrings();
+  // An idle device looks at no memory, so it need not be told before it looks again.
+  if (set_up.empty()) return absl::OkStatus();
+  for (uint32_t index : set_up) {
+    // The kernel takes a table that has lost a running ring, and goes on with the addresses that
+    // it has.
+    const Vring& vring = slots_[index].ring->vring;
+    if (!vring.SamePlaceIn(*memory)) return Moved(ops_->name(), index, vring);
+  }
+  return SendTable(memory);
+}
+
+absl::Status VhostDevice::SetCall(uint32_t index, int call_fd) {
+  if (!given_up_.ok()) return given_up_;
+  if (index >= slots_.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(ops_->name(), ": there is no vring ", index));
+  }
+  std::optional<Ring>& ring = slots_[index].ring;
+  if (!ring.has_value()) return absl::OkStatus();  // It is given one when it is set up.
+  if (absl::Status status = ops_->SetVringCall(index, call_fd); !status.ok()) return status;
+  ring->call_fd = call_fd;
+  return absl::OkStatus();
+}
+
+BackendVringReport VhostDevice::Report(uint32_t index) const {
+  const Slot& slot = slots_[index];
+  BackendVringReport report{
+      .vhost_index = index, .err_fd = slot.error.get(), .errors = slot.errors};
+  if (busyloop_us_ > 0) report.busyloop_us = busyloop_us_;
+  if (!slot.ring.has_value()) return report;
+  report.kick_fd = slot.ring->kick_fd;
+  report.call_fd = slot.ring->call_fd;
+  const absl::StatusOr<uint32_t> base = ops_->GetVringBase(index);
+  if (base.ok()) report.last_avail = static_cast<uint16_t>(*base);
+  return report;
+}
+
+std::vector<uint32_t> VhostDevice::SetUpVrings() const {
+  std::vector<uint32_t> indices;
+  for (uint32_t i = 0; i < slots_.size(); ++i) {
+    if (slots_[i].ring.has_value()) indices.push_back(i);
+  }
+  return indices;
+}
+
+std::vector<uint32_t> VhostDevice::ServedVrings() const {
+  std::vector<uint32_t> indices = SetUpVrings();
+  std::erase_if(indices, [this](uint32_t index) { return !slots_[index].ring->served; });
+  return indices;
+}
+
+void VhostDevice::GiveUp(const absl::Status& why) {
+  if (!given_up_.ok()) return;
+  given_up_ = kernel_abi::AddContext(
+      why, absl::StrCat(ops_->name(), " did not stop and was closed; make the device anew"));
+  ops_->Close();
+}
+
+}  // namespace vhost

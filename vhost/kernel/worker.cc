@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#include "vhost/kernel/worker.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <functional>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernel-abi/system_error.h"
+#include "vhost/kernel/proc_thread.h"
+
+namespace vhost {
+namespace {
+
+constexpr size_t kPlacedThreadStackBytes = 64 * 1024;
+
+absl::Status PlacementError(int error, absl::string_view what, absl::string_view call,
+                            std::string arguments, absl::string_view advice) {
+  return kernel_abi::MakeSystemError({.error = error,
+                                      .subject = absl::StrCat("vhost worker ", what),
+                                      .call = std::string(call),
+                                      .arguments = std::move(arguments)},
+                                     advice);
+}
+
+absl::Status PlaceOnCpus(kernel_abi::Kernel& kernel, pid_t tid, const std::vector<int>& cpus) {
+  if (cpus.empty()) return absl::OkStatus();
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (int cpu : cpus) {
+    if (cpu < 0 || cpu >= CPU_SETSIZE) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("vhost worker CPU ", cpu, " is not from 0 to ", CPU_SETSIZE - 1));
+    }
+    CPU_SET(static_cast<size_t>(cpu), &set);
+  }
+  const int result = kernel.SetAffinity(tid, set);
+  if (result >= 0) return absl::OkStatus();
+  return PlacementError(-result, "CPUs", "sched_setaffinity",
+                        absl::StrCat("cpus=", absl::StrJoin(cpus, ",")),
+                        result == -EINVAL ? "none of these CPUs is there for this process" : "");
+}
+
+absl::Status PlaceAtNice(kernel_abi::Kernel& kernel, pid_t tid, std::optional<int> nice) {
+  if (!nice.has_value()) return absl::OkStatus();
+  const int result = kernel.SetNice(tid, *nice);
+  if (result >= 0) return absl::OkStatus();
+  return PlacementError(-result, "nice", "setpriority", absl::StrCat("nice=", *nice),
+                        result == -EACCES || result == -EPERM
+                            ? "a lower value needs CAP_SYS_NICE or RLIMIT_NICE"
+                            : "");
+}
+
+// Moves the calling thread.
+absl::Status PlaceInCgroup(kernel_abi::Kernel& kernel, const std::string& cgroup) {
+  if (cgroup.empty()) return absl::OkStatus();
+  // Version 2 has cgroup.threads, version 1 has tasks; 0 is the thread that writes.
+  std::string file = absl::StrCat(cgroup, "/cgroup.threads");
+  kernel_abi::UniqueFd fd(kernel.Open(file.c_str(), O_WRONLY));
+  if (fd.get() == -ENOENT) {
+    file = absl::StrCat(cgroup, "/tasks");
+    fd = kernel_abi::UniqueFd(kernel.Open(file.c_str(), O_WRONLY));
+  }
+  if (!fd.valid()) {
+    return PlacementError(-fd.get(), "cgroup", "open", file,
+                          fd.get() == -ENOENT ? "make the cgroup first" : "");
+  }
+  const ssize_t result = kernel.Write(fd.get(), "0", 1);
+  if (result >= 0) return absl::OkStatus();
+  return PlacementError(static_cast<int>(-result), "cgroup", "write", file,
+                        result == -EOPNOTSUPP
+                            ? "a single thread moves only within a threaded subtree: write "
+                              "`threaded` to cgroup.type of a cgroup below the process's own"
+                            : "");
+}
+
+// Runs `work` on a thread of its own and waits for it.
+absl::Status OnShortLivedThread(const std::function<absl::Status()>& work) {
+  struct Task {
+    const std::function<absl::Status()>& work;
+    absl::Status result;
+  } task{work, absl::OkStatus()};
+  pthread_attr_t attributes;
+  int error = ::pthread_attr_init(&attributes);
+  if (error == 0) {
+    ::pthread_attr_setstacksize(&attributes, kPlacedThreadStackBytes);
+    pthread_t thread;
+    error = ::pthread_create(
+        &thread, &attributes,
+        [](void* argument) -> void* {
+          auto* given = static_cast<Task*>(argument);
+          given->result = given->work();
+          return nullptr;
+        },
+        &task);
+    ::pthread_attr_destroy(&attributes);
+    if (error == 0) ::pthread_join(thread, nullptr);
+  }
+  if (error != 0) {
+    return kernel_abi::MakeSystemError(
+        {.error = error, .subject = "vhost worker", .call = "pthread_create"},
+        "check the limits of threads: ulimit -u, the cgroup's pids.max");
+  }
+  return task.result;
+}
+
+struct Found {
+  pid_t tid = 0;  // 0: not found
+  bool is_kernel_thread = false;
+};
+
+bool IsWorkerName(absl::string_view name) { return absl::StartsWith(name, "vhost-"); }
+
+// The newest thread that has the name of a worker of `owner_tid`. That is the worker which this
+// thread made last, since no other thread makes workers of that name.
+pid_t NewestNamed(const std::vector<pid_t>& oldest_first, pid_t owner_tid) {
+  const std::string name = absl::StrCat("vhost-", owner_tid);
+  const auto found = std::find_if(oldest_first.rbegin(), oldest_first.rend(),
+                                  [&](pid_t tid) { return ThreadName(tid) == name; });
+  return found == oldest_first.rend() ? 0 : *found;
+}
+
+// In another pid namespace the name has a number that means nothing there: what is new and called
+// like a worker must do, if there is but one of it.
+pid_t OnlyNewWorker(const std::vector<pid_t>& before, const std::vector<pid_t>& after) {
+  pid_t found = 0;
+  for (pid_t tid : after) {
+    if (std::ranges::find(before, tid) != before.end() || !IsWorkerName(ThreadName(tid))) continue;
+    if (found != 0) return 0;
+    found = tid;
+  }
+  return found;
+}
+
+}  // namespace
+
+absl::StatusOr<Worker> Worker::Start(kernel_abi::Kernel& kernel, VhostOps& ops,
+                                     const WorkerPlacement& placement) {
+  Found found;
+  const bool names_are_ours = IsInInitialPidNamespace();
+  const auto become_owner = [&]() -> absl::Status {
+    std::vector<pid_t> before;
+    if (!names_are_ours) before = ThreadsOfThisProcess();
+    if (absl::Status status = ops.SetOwner(); !status.ok()) return status;
+    const std::vector<pid_t> after = ThreadsOfThisProcess();
+    found.tid =
+        names_are_ours ? NewestNamed(after, kernel.ThreadId()) : OnlyNewWorker(before, after);
+    if (found.tid != 0 || !names_are_ours) return absl::OkStatus();
+    found.tid = NewestNamed(KernelThreads(), kernel.ThreadId());
+    found.is_kernel_thread = found.tid != 0;
+    return absl::OkStatus();
+  };
+  absl::Status status;
+  if (placement.empty()) {
+    status = become_owner();
+  } else {
+    status = OnShortLivedThread([&]() -> absl::Status {
+      if (absl::Status placed = PlaceOnCpus(kernel, 0, placement.cpus); !placed.ok()) return placed;
+      if (absl::Status placed = PlaceAtNice(kernel, 0, placement.nice); !placed.ok()) return placed;
+      if (absl::Status placed = PlaceInCgroup(kernel, placement.cgroup); !placed.ok()) {
+        return placed;
+      }
+      return become_owner();
+    });
+  }
+  if (!status.ok()) return status;
+  if (found.tid == 0) {
+    return Worker(
+        "the worker's thread was not found in /proc (it is a kernel thread, and those "
+        "of another pid namespace are not to be seen, or /proc is not mounted)");
+  }
+  if (found.is_kernel_thread) {
+    status = PlaceOnCpus(kernel, found.tid, placement.cpus);
+    if (status.ok()) status = PlaceAtNice(kernel, found.tid, placement.nice);
+    if (!status.ok()) return status;
+  }
+  Worker worker("");
+  worker.tid_ = found.tid;
+  worker.name_ = ThreadName(found.tid);
+  return worker;
+}
+
+WorkerReport Worker::Report() const {
+  WorkerReport report{.tid = tid_, .name = name_, .unknown_because = unknown_because_};
+  if (tid_ == 0) return report;
+  const std::optional<ThreadFacts> facts = ReadThreadFacts(tid_);
+  // A tid is given again once its thread is gone; the name tells.
+  if (!facts.has_value() || facts->name != name_) {
+    report.unknown_because = "the thread is gone";
+    return report;
+  }
+  report.cpu_time_ns = facts->cpu_time_ns;
+  report.affinity = facts->affinity;
+  report.nice = facts->nice;
+  report.cgroup = facts->cgroup;
+  return report;
+}
+
+}  // namespace vhost

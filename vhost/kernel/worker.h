@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// The thread that serves a vhost device in the kernel. VHOST_SET_OWNER makes it, and it starts life
+// as the thread that asked: with its CPUs, its nice value and its cgroup. So a worker is placed by
+// asking from a short-lived thread that was placed first; nothing of the process itself changes,
+// and there is no moment at which the worker is elsewhere.
+//
+// Since Linux 6.4 the worker is a thread of the owner's process: it counts against its limits,
+// stops with SIGSTOP, and dies only with the process (killing the worker's tid kills the VMM). Up
+// to 6.3, and by choice since 6.17, it is a kernel thread, which inherits the cgroup only; its CPUs
+// and nice value are then set by its tid, which takes CAP_SYS_NICE.
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernel-abi/kernel.h"
+#include "vhost/kernel/vhost_ops.h"
+#include "vhost/report.h"
+
+namespace vhost {
+
+// Where a worker runs; what is empty stays as it is in the process.
+struct WorkerPlacement {
+  std::vector<int> cpus;
+  std::optional<int> nice;  // -20 to 19
+  // A cgroup's directory. Of version 2: one of the "threaded" kind, below the process's own.
+  std::string cgroup;
+
+  bool empty() const { return cpus.empty() && !nice.has_value() && cgroup.empty(); }
+};
+
+class Worker {
+ public:
+  // Makes this process the owner of `ops`, and finds the worker that comes with that. Not finding
+  // it is no error: the report says so then, and a kernel thread may have kept its own CPUs.
+  static absl::StatusOr<Worker> Start(kernel_abi::Kernel& kernel, VhostOps& ops,
+                                      const WorkerPlacement& placement);
+  // A worker of which nothing is known.
+  explicit Worker(std::string unknown_because) : unknown_because_(std::move(unknown_because)) {}
+
+  pid_t tid() const { return tid_; }  // 0: not known
+  // Where it stands now; `queues` is the caller's.
+  WorkerReport Report() const;
+
+ private:
+  pid_t tid_ = 0;
+  std::string name_;
+  std::string unknown_because_;
+};
+
+}  // namespace vhost
