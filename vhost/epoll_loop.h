@@ -18,7 +18,8 @@
 namespace vhost {
 
 // An EventLoop on a thread of its own, for a VMM that has none. The thread blocks all signals, so
-// that none of the VMM's is ever delivered to it, and sleeps in epoll_wait(2) while nothing happens.
+// that none of the VMM's is ever delivered to it, and sleeps in epoll_wait(2) while nothing
+// happens.
 //
 // One fd may be watched several times. Callbacks run one after another; a slow one delays the rest.
 //
@@ -41,7 +42,7 @@ class EpollLoop final : public EventLoop {
  private:
   class EpollWatch;
   struct Entry {
-    int fd;                         // lent
+    int fd;                          // lent
     kernel_abi::UniqueFd duplicate;  // watched in its place when `fd` is watched already
     std::function<void()> ready;
   };

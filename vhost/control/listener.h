@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernel-abi/unique_fd.h"
+
+namespace vhost::control {
+
+// A unix stream socket that listens at a path of the file system, and removes it in the end.
+// Only its owner may connect (mode 0600), or also a group (0660).
+class Listener {
+ public:
+  // A socket that is there already is replaced if nobody listens on it any more. ALREADY_EXISTS:
+  // somebody does. FAILED_PRECONDITION: something is there that is no socket. INVALID_ARGUMENT: a
+  // path longer than a socket's address can be (107 bytes).
+  static absl::StatusOr<Listener> Create(const std::string& path, std::optional<gid_t> group);
+  Listener(Listener&&) = default;
+  Listener& operator=(Listener&&) = delete;
+  // Removes the path, unless another socket stands there by now.
+  ~Listener();
+
+  int fd() const { return fd_.get(); }
+  const std::string& path() const { return path_; }
+
+ private:
+  Listener(kernel_abi::UniqueFd fd, std::string path, dev_t device, ino_t inode)
+      : fd_(std::move(fd)), path_(std::move(path)), device_(device), inode_(inode) {}
+
+  kernel_abi::UniqueFd fd_;
+  std::string path_;
+  dev_t device_;
+  ino_t inode_;
+};
+
+// Connects to the socket at `path`, without waiting. UNAVAILABLE: nobody listens there;
+// PERMISSION_DENIED: not for this user; RESOURCE_EXHAUSTED: its queue of connections is full.
+absl::StatusOr<kernel_abi::UniqueFd> Connect(const std::string& path);
+
+// Removes from `directory` those sockets that processes left there when they were killed: nobody
+// listens on them, and they are older than a minute (a younger one may be about to listen).
+void RemoveStaleSockets(const std::string& directory);
+
+// Whether the process at the other end of `fd` is root, runs as this process's user, or belongs to
+// `group`. PERMISSION_DENIED names it if it is none of them.
+absl::Status CheckPeer(int fd, std::optional<gid_t> group);
+
+}  // namespace vhost::control

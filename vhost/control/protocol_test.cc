@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#include "vhost/control/protocol.h"
+
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kernel-abi/system_error.h"
+#include "vhost/control/commands.h"
+#include "vhost/control/sample_report.h"
+
+namespace vhost::control {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+class TwoDevices final : public Subject {
+ public:
+  ProcessInfo Process() const override { return {"demo", 1234, "0.1.0"}; }
+  std::vector<DeviceReport> Describe() const override { return {SampleNet(), SampleVsock()}; }
+  absl::StatusOr<DeviceReport> Describe(absl::string_view device) const override {
+    if (device == "net0") return SampleNet();
+    return absl::NotFoundError("no device of that name");
+  }
+};
+
+std::string Ask(absl::string_view line) { return Answer(TwoDevices(), line); }
+
+TEST(Protocol, ARequestReadsBackAsItWasWritten) {
+  const Request request = {.id = "7", .command = "show", .device = "net0"};
+  const std::string line = RequestLine(request);
+  EXPECT_EQ(line, "{\"version\":1,\"id\":7,\"command\":\"show\",\"device\":\"net0\"}\n");
+  std::string id;
+  const auto read = ParseRequest(line, &id);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(id, "7");
+  EXPECT_EQ(read->command, "show");
+  EXPECT_EQ(read->device, "net0");
+}
+
+TEST(Protocol, AnErrorKeepsItsCodeItsTextAndItsErrno) {
+  const absl::Status status = kernel_abi::MakeSystemError(
+      {.error = EACCES, .subject = "/dev/vhost-net", .call = "open"}, "add the user to group kvm");
+  const std::string line = ErrorLine("\"a\"", status);
+  EXPECT_THAT(
+      line, StartsWith(R"({"version":1,"id":"a","ok":false,"error":{"code":"PERMISSION_DENIED")"));
+  EXPECT_THAT(line, HasSubstr(R"("errno":13)"));
+  const absl::Status read = ParseReply(line).status();
+  EXPECT_EQ(read.code(), status.code());
+  EXPECT_EQ(read.message(), status.message());
+}
+
+TEST(Protocol, RefusesWhatIsNoRequest) {
+  struct Case {
+    const char* line;
+    const char* message;
+  };
+  for (const Case& c : {
+           Case{"", "not JSON"},
+           Case{"hello", "not JSON"},
+           Case{"{\"version\":1", "not JSON"},
+           Case{"[]", "must be a JSON object"},
+           Case{"{}", "\\\"version\\\" must be a number"},
+           Case{R"({"version":"1"})", "\\\"version\\\" must be a number"},
+           Case{R"({"version":2,"command":"list"})", "version 2 is not spoken here"},
+           Case{R"({"version":99999999999999999999,"command":"list"})", "must be a number"},
+           Case{R"({"version":1})", "no \\\"command\\\""},
+           Case{R"({"version":1,"command":7})", "\\\"command\\\" must be a string"},
+           Case{R"({"version":1,"command":"show","device":[]})", "\\\"device\\\" must be a string"},
+           Case{R"({"version":1,"command":"dance"})",
+                "no command \\\"dance\\\" here; there are list, show"},
+           Case{R"({"version":1,"id":{},"command":"list"})", "\\\"id\\\" must be"},
+           Case{"{\"version\":1,\"command\":\"\xff\"}", "not JSON"},
+       }) {
+    const std::string reply = Ask(c.line);
+    EXPECT_THAT(reply, HasSubstr("\"ok\":false")) << c.line;
+    EXPECT_THAT(reply, HasSubstr(c.message)) << c.line;
+    EXPECT_EQ(reply.back(), '\n');
+  }
+  EXPECT_THAT(Ask(std::string(4000, '[')), HasSubstr("not JSON"));
+}
+
+TEST(Protocol, AnErrorBearsTheIdOfItsRequest) {
+  EXPECT_THAT(Ask(R"({"version":2,"id":"x y","command":"list"})"),
+              StartsWith(R"({"version":1,"id":"x y","ok":false)"));
+  EXPECT_THAT(Ask("nonsense"), StartsWith(R"({"version":1,"id":null,"ok":false)"));
+}
+
+TEST(Protocol, ListTellsOfEveryDevice) {
+  const auto result = ParseReply(Ask(R"({"version":1,"id":1,"command":"list"})"));
+  ASSERT_TRUE(result.ok()) << result.status();
+  const auto process = ProcessInfoFromJson(*Member(*result, "process"));
+  ASSERT_TRUE(process.ok());
+  EXPECT_EQ(process->vm, "demo");
+  EXPECT_EQ(process->pid, 1234);
+  EXPECT_EQ(Elements(*Member(*result, "devices"))->size(), 2);
+}
+
+TEST(Protocol, ShowTellsAllOfOneDeviceOrOfEach) {
+  const auto one = ParseReply(Ask(R"({"version":1,"command":"show","device":"net0"})"));
+  ASSERT_TRUE(one.ok()) << one.status();
+  EXPECT_EQ(Elements(*Member(*one, "devices"))->size(), 1);
+  EXPECT_THAT(*one, HasSubstr("\"in_flight\":10"));
+  const auto all = ParseReply(Ask(R"({"version":1,"command":"show"})"));
+  EXPECT_EQ(Elements(*Member(*all, "devices"))->size(), 2);
+  const auto none = ParseReply(Ask(R"({"version":1,"command":"show","device":"net9"})"));
+  EXPECT_TRUE(absl::IsNotFound(none.status())) << none.status();
+}
+
+TEST(Protocol, RefusesWhatIsNoReply) {
+  for (const char* line : {"", "7", "{}", R"({"ok":1})", R"({"ok":true})", R"({"ok":false})",
+                           R"({"ok":false,"error":{"code":"OK","message":""}})",
+                           R"({"ok":false,"error":{"code":5,"message":""}})"}) {
+    EXPECT_TRUE(absl::IsDataLoss(ParseReply(line).status())) << line;
+  }
+}
+
+}  // namespace
+}  // namespace vhost::control

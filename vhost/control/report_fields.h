@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// The members of every report, once for both directions: `Fields(archive, report)` names each to
+// an archive that writes it (json_writer.h) or reads it (json_reader.h). Internal to this folder.
+//
+// What an archive offers:
+//   Value(key, x)     a string, number or bool, or an optional or vector of those
+//   Hex(key, x)       a number, or optional, as a hexadecimal string
+//   Fd(key, fd)       a descriptor; -1 is null
+//   Object(key, x)    a struct that has Fields, or an optional of one
+//   List(key, xs)     a vector of structs that have Fields
+//   Named(key, x)     an enum by its name
+//   Features(key, x)  a feature set as {"bits": "0x...", "names": [...]}
+//   Of(id)            whose feature names the members that follow have
+//   Derived(key, f)   written as f() for the convenience of readers; not read back
+#pragma once
+
+#include <type_traits>
+
+#include "vhost/control/report_json.h"
+
+namespace vhost::control {
+
+// `Report` is const when writing.
+template <typename Report, typename Wanted>
+concept ReportOf = std::is_same_v<std::remove_const_t<Report>, Wanted>;
+
+template <typename Archive, ReportOf<WorkerReport> Report>
+void Fields(Archive& archive, Report& worker) {
+  archive.Value("tid", worker.tid);
+  archive.Value("name", worker.name);
+  archive.Value("queues", worker.queues);
+  archive.Value("cpu_time_ns", worker.cpu_time_ns);
+  archive.Value("affinity", worker.affinity);
+  archive.Value("nice", worker.nice);
+  archive.Value("cgroup", worker.cgroup);
+  archive.Value("unknown_because", worker.unknown_because);
+}
+
+template <typename Archive, ReportOf<BackendVringReport> Report>
+void Fields(Archive& archive, Report& vring) {
+  archive.Value("queue", vring.queue);
+  archive.Fd("vhost_fd", vring.vhost_fd);
+  archive.Value("vhost_index", vring.vhost_index);
+  archive.Fd("kick_fd", vring.kick_fd);
+  archive.Fd("call_fd", vring.call_fd);
+  archive.Fd("err_fd", vring.err_fd);
+  archive.Value("errors", vring.errors);
+  archive.Value("last_avail", vring.last_avail);
+  archive.Value("busyloop_us", vring.busyloop_us);
+}
+
+template <typename Archive, ReportOf<RefusalReport> Report>
+void Fields(Archive& archive, Report& refusal) {
+  archive.Named("backend", refusal.kind);
+  archive.Value("reason", refusal.reason);
+}
+
+template <typename Archive, ReportOf<VringSetup> Report>
+void Fields(Archive& archive, Report& setup) {
+  archive.Value("size", setup.size);
+  archive.Hex("desc", setup.desc);
+  archive.Hex("driver", setup.driver);
+  archive.Hex("device", setup.device);
+}
+
+template <typename Archive, ReportOf<VringIndices> Report>
+void Fields(Archive& archive, Report& indices) {
+  archive.Value("avail", indices.avail);
+  archive.Value("used", indices.used);
+  archive.Derived("in_flight", [&] { return InFlight(indices); });
+  archive.Value("used_event", indices.used_event);
+  archive.Value("avail_event", indices.avail_event);
+  archive.Value("avail_flags", indices.avail_flags);
+  archive.Value("used_flags", indices.used_flags);
+}
+
+template <typename Archive, ReportOf<VringReport> Report>
+void Fields(Archive& archive, Report& vring) {
+  archive.Value("queue", vring.queue);
+  archive.Value("role", vring.role);
+  archive.Value("served_by", vring.served_by);
+  archive.Value("enabled", vring.enabled);
+  archive.Value("active", vring.active);
+  archive.Value("max_size", vring.max_size);
+  archive.Object("setup", vring.setup);
+  archive.Object("indices", vring.indices);
+  archive.Fd("kick_fd", vring.kick_fd);
+  archive.Fd("call_fd", vring.call_fd);
+  archive.Value("kick_count", vring.kick_count);
+}
+
+template <typename Archive, ReportOf<MemoryRegion> Report>
+void Fields(Archive& archive, Report& region) {
+  archive.Hex("start", region.start);
+  archive.Hex("size", region.size);
+  archive.Hex("host", region.host);
+  archive.Fd("memfd", region.memfd);
+  archive.Hex("memfd_offset", region.memfd_offset);
+}
+
+template <typename Archive, ReportOf<WiringReport> Report>
+void Fields(Archive& archive, Report& wire) {
+  archive.Value("what", wire.what);
+  archive.Value("how", wire.how);
+  archive.Hex("address", wire.address);
+  archive.Hex("data", wire.data);
+  archive.Value("gsi", wire.gsi);
+  archive.Fd("event_fd", wire.event_fd);
+  archive.Value("masked", wire.masked);
+  archive.Value("pending", wire.pending);
+  archive.Value("queue", wire.queue);
+}
+
+template <typename Archive, ReportOf<TapReport> Report>
+void Fields(Archive& archive, Report& tap) {
+  archive.Value("name", tap.name);
+  archive.Value("queues", tap.queues);
+  archive.Value("active_queues", tap.active_queues);
+  archive.Value("vnet_header", tap.vnet_header);
+  archive.Value("header_bytes", tap.header_bytes);
+  archive.Value("offloads", tap.offloads);
+  archive.Value("link_up", tap.link_up);
+  archive.Value("mtu", tap.mtu);
+  archive.Value("sndbuf_bytes", tap.sndbuf_bytes);
+}
+
+template <typename Archive, ReportOf<BackendReport> Report>
+void Fields(Archive& archive, Report& backend) {
+  archive.Named("kind", backend.kind);
+  archive.Value("node", backend.node);
+  archive.Value("running", backend.running);
+  archive.Features("vhost_offered", backend.vhost_offered);
+  archive.Features("vhost_acked", backend.vhost_acked);
+  archive.Value("memory_updates", backend.memory_updates);
+  archive.Value("max_memory_regions", backend.max_memory_regions);
+  archive.List("vrings", backend.vrings);
+  archive.List("workers", backend.workers);
+}
+
+template <typename Archive, ReportOf<DeviceReport> Report>
+void Fields(Archive& archive, Report& device) {
+  archive.Value("name", device.name);
+  archive.Named("type", device.id);
+  archive.Of(device.id);
+  archive.Value("transport", device.transport);
+  archive.Value("status", device.status);
+  archive.Derived("status_names", [&] { return StatusNames(device.status); });
+  archive.Value("problem", device.problem);
+  archive.Features("offered", device.offered);
+  archive.Features("acked", device.acked);
+  archive.Value("policy", device.policy);
+  archive.Object("backend", device.backend);
+  archive.List("refusals", device.refusals);
+  archive.List("vrings", device.vrings);
+  archive.List("memory", device.memory);
+  archive.List("wiring", device.wiring);
+  archive.List("taps", device.taps);
+  archive.Value("guest_cid", device.guest_cid);
+  archive.Value("mac", device.mac);
+  archive.Value("mtu", device.mtu);
+  archive.Value("active_queue_pairs", device.active_queue_pairs);
+  archive.Value("resets", device.resets);
+  archive.Value("starts", device.starts);
+}
+
+template <typename Archive, ReportOf<DeviceSummary> Report>
+void Fields(Archive& archive, Report& summary) {
+  archive.Value("name", summary.name);
+  archive.Named("type", summary.id);
+  archive.Value("transport", summary.transport);
+  archive.Value("status", summary.status);
+  archive.Derived("status_names", [&] { return StatusNames(summary.status); });
+  archive.Value("policy", summary.policy);
+  archive.Named("backend", summary.backend);
+  archive.Value("running", summary.running);
+  archive.Value("problem", summary.problem);
+  archive.Value("queues", summary.queues);
+  archive.Value("active_queues", summary.active_queues);
+  archive.Value("taps", summary.taps);
+  archive.Value("guest_cid", summary.guest_cid);
+  archive.Value("worker_tids", summary.worker_tids);
+}
+
+}  // namespace vhost::control

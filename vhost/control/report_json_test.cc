@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#include "vhost/control/report_json.h"
+
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "vhost/control/sample_report.h"
+
+namespace vhost::control {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+TEST(ReportJson, ReadsBackAllThatItWrote) {
+  for (const DeviceReport& report : {SampleNet(), SampleVsock(), DeviceReport{}}) {
+    const std::string json = ToJson(report);
+    const absl::StatusOr<DeviceReport> read = DeviceReportFromJson(json);
+    ASSERT_TRUE(read.ok()) << read.status() << "\n" << json;
+    // Every member is in the JSON (below), so equal text is an equal report.
+    EXPECT_EQ(ToJson(*read), json);
+  }
+}
+
+TEST(ReportJson, HasEveryMember) {
+  const std::string json = ToJson(SampleNet());
+  for (const char* member : {
+           R"("name":"net0")",
+           R"("type":"net")",
+           R"("transport":"virtio-pci 00:01.0")",
+           R"("status":15,"status_names":["ACKNOWLEDGE","DRIVER","DRIVER_OK","FEATURES_OK"])",
+           R"("problem":"")",
+           R"("offered":{"bits":"0x20000000120000021","names":["VIRTIO_NET_F_CSUM",)",
+           R"("acked":{"bits":"0x100000020","names":["VIRTIO_NET_F_MAC","VIRTIO_F_VERSION_1"]})",
+           R"("policy":"prefer")",
+           R"("backend":{"kind":"kernel","node":"/dev/vhost-net","running":true)",
+           R"("vhost_acked":{"bits":"0x100000000","names":["VIRTIO_F_VERSION_1"]})",
+           R"("memory_updates":2,"max_memory_regions":64)",
+           R"({"queue":0,"vhost_fd":20,"vhost_index":0,"kick_fd":12,"call_fd":13,"err_fd":21,)"
+           R"("errors":0,"last_avail":65535,"busyloop_us":50})",
+           R"("call_fd":null,"err_fd":22,"errors":3,"last_avail":null,"busyloop_us":null)",
+           R"({"tid":4321,"name":"vhost-4320","queues":[0,1],"cpu_time_ns":1234567890,)"
+           R"("affinity":"0-1","nice":0,"cgroup":"/vm.slice","unknown_because":""})",
+           R"("cpu_time_ns":null,"affinity":null,"nice":null,"cgroup":null,)"
+           R"("unknown_because":"/proc/4322: ENOENT)",
+           R"("refusals":[{"backend":"vhost-user","reason":"/run/vu.sock: connect: ENOENT"}])",
+           R"({"queue":0,"role":"rx0","served_by":"kernel","enabled":true,"active":true,)"
+           R"("max_size":1024,"setup":{"size":256,"desc":"0x10000","driver":"0x11000",)"
+           R"("device":"0x12000"},"indices":{"avail":4,"used":65530,"in_flight":10,)"
+           R"("used_event":65530,"avail_event":3,"avail_flags":0,"used_flags":1},)"
+           R"("kick_fd":12,"call_fd":13,"kick_count":17})",
+           R"("indices":null)",
+           R"("kick_count":null)",
+           R"({"start":"0x0","size":"0xc0000000","host":"0x7f0000000000","memfd":7,)"
+           R"("memfd_offset":"0x0"})",
+           R"("memfd":null)",
+           R"({"what":"msix 1","how":"irqfd","address":"0xfee01000","data":"0x4021","gsi":25,)"
+           R"("event_fd":13,"masked":true,"pending":true,"queue":0})",
+           R"({"name":"tap0","queues":2,"active_queues":1,"vnet_header":true,"header_bytes":12,)"
+           R"("offloads":["CSUM","TSO4"],"link_up":true,"mtu":1500,"sndbuf_bytes":1048576})",
+           R"("guest_cid":null,"mac":"52:54:00:12:34:56","mtu":1500,"active_queue_pairs":1,)"
+           R"("resets":1,"starts":2})",
+       }) {
+    EXPECT_THAT(json, HasSubstr(member));
+  }
+}
+
+TEST(ReportJson, IsOneLineOfValidTextWhateverNamesAre) {
+  DeviceReport report = SampleVsock();
+  report.problem = "a\nb\xff\x1b";
+  const std::string json = ToJson(report);
+  EXPECT_THAT(json, Not(HasSubstr("\n")));
+  EXPECT_THAT(json, Not(HasSubstr("\xff")));
+  EXPECT_THAT(json, HasSubstr(R"(a\nb)"));
+}
+
+TEST(ReportJson, NamesTheMemberThatIsWrong) {
+  struct Case {
+    const char* from;
+    const char* to;
+    const char* message;
+  };
+  for (const Case& c : {
+           Case{R"("name":"net0")", R"("name":7)", "name: expected a string"},
+           Case{R"("type":"net")", R"("type":"toaster")", "type: expected a known name"},
+           Case{R"("status":15)", R"("status":256)", "status: expected a number of up to 8 bits"},
+           Case{R"("status":15)", R"("status":-1)", "status: expected a number of up to 8 bits"},
+           Case{R"("status":15)", R"("status":1.5)", "status: expected a whole number"},
+           Case{R"("bits":"0x100000020")", R"("bits":"32")", "acked: expected bits in hexa"},
+           Case{R"("kind":"kernel")", R"("kind":"magic")", "backend.kind: expected a known name"},
+           Case{R"("errors":3)", R"("errors":"3")", "backend.vrings[1].errors: expected a whole"},
+           Case{R"("active":false)", R"("active":0)", "vrings[2].active: expected true or false"},
+           Case{R"("desc":"0x20000")", R"("desc":"0x2000g")",
+                "vrings[1].setup.desc: expected a hex"},
+           Case{R"("desc":"0x20000")", R"("desc":"0x10000000000000000")",
+                "vrings[1].setup.desc: expected a hex"},
+           Case{R"("data":"0x4021")", R"("data":"0x100000000")",
+                "wiring[1].data: expected a small"},
+           Case{R"("queues":[0,1])", R"("queues":{})",
+                "backend.workers[0].queues: expected a list"},
+           Case{R"("queues":[0,1])", R"("queues":[0,[]])", "workers[0].queues: expected a whole"},
+           Case{R"("indices":null)", R"("indices":[])", "vrings[1].indices: expected an object"},
+       }) {
+    const std::string json = ToJson(SampleNet());
+    const std::string broken = absl::StrReplaceAll(json, {{c.from, c.to}});
+    ASSERT_NE(json, broken) << c.from;
+    const absl::Status status = DeviceReportFromJson(broken).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status));
+    EXPECT_THAT(std::string(status.message()), HasSubstr(c.message));
+  }
+  for (const char* json : {"", "[", "[]", "null", "7", "\"x\"", "{\"a\":1", "{} x"}) {
+    EXPECT_FALSE(DeviceReportFromJson(json).ok()) << json;
+  }
+  EXPECT_FALSE(DeviceReportFromJson(std::string(1 << 20, '[')).ok());
+}
+
+TEST(ReportJson, PassesOverWhatAYoungerWriterAdds) {
+  const auto report =
+      DeviceReportFromJson(R"({"name":"net7","mood":{"is":["good"]},"vrings":[{"queue":3}]})");
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->name, "net7");
+  EXPECT_EQ(report->vrings[0].queue, 3);
+  EXPECT_FALSE(report->backend.has_value());
+}
+
+TEST(ReportJson, SummarisesADevice) {
+  const DeviceSummary summary = Summarise(SampleNet());
+  EXPECT_EQ(ToJson(summary),
+            R"({"name":"net0","type":"net","transport":"virtio-pci 00:01.0","status":15,)"
+            R"("status_names":["ACKNOWLEDGE","DRIVER","DRIVER_OK","FEATURES_OK"],)"
+            R"("policy":"prefer","backend":"kernel","running":true,"problem":"","queues":3,)"
+            R"("active_queues":2,"taps":["tap0"],"guest_cid":null,"worker_tids":[4321,4322]})");
+  const auto read = DeviceSummaryFromJson(ToJson(summary));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(ToJson(*read), ToJson(summary));
+  EXPECT_THAT(ToJson(Summarise(SampleVsock())), HasSubstr(R"("backend":null)"));
+}
+
+TEST(ReportJson, CountsWhatIsInFlightAcrossTheWrapOfTheIndices) {
+  EXPECT_EQ(InFlight({.avail = 2, .used = 65534}), 4);
+  EXPECT_EQ(InFlight({.avail = 7, .used = 7}), 0);
+}
+
+TEST(ReportJson, NamesStatusBits) {
+  EXPECT_THAT(StatusNames(0), ElementsAre());
+  EXPECT_THAT(StatusNames(0xd1), ElementsAre("ACKNOWLEDGE", "bit 4", "NEEDS_RESET", "FAILED"));
+}
+
+}  // namespace
+}  // namespace vhost::control
