@@ -75,8 +75,7 @@ class DriverRing {
     ChainBuilder&& Readable(std::span<const std::byte> bytes) && {
       const vhost::GuestAddress at = ring_.ram_.Allocate(bytes.size());
       ring_.ram_.Put(at, bytes);
-      descs_.push_back(
-          {vhost::Value(at), static_cast<uint32_t>(bytes.size()), 0, 0});
+      descs_.push_back({vhost::Value(at), static_cast<uint32_t>(bytes.size()), 0, 0});
       return std::move(*this);
     }
     ChainBuilder&& Readable(absl::string_view text) && {
