@@ -17,6 +17,7 @@ class Watch {
  public:
   // Once it returns, the callback is not running and will not run again, unless it is the callback
   // itself that destroys its watch. So never destroy one with a lock held that the callback takes.
+  // No other callback is waited for: one of them may want a lock that is held here.
   virtual ~Watch() = default;
 };
 

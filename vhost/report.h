@@ -90,7 +90,7 @@ struct VringReport {
 // How a queue's notifications and interrupts reach KVM.
 struct WiringReport {
   std::string what;  // "notify 0", "msix 2", "config", "intx"
-  std::string how;   // "ioeventfd", "irqfd", "thread", "exit"
+  std::string how;   // "ioeventfd", "irqfd", "thread", "exit", "none"
   std::optional<uint64_t> address;  // of the notify register or the MSI message
   std::optional<uint32_t> data;     // datamatch or MSI data
   std::optional<uint32_t> gsi;
@@ -98,6 +98,8 @@ struct WiringReport {
   bool masked = false;
   bool pending = false;
   std::optional<uint16_t> queue;
+  std::optional<uint64_t> exits;  // times that the guest's write came as an exit all the same
+  std::string problem;            // why it is not done the way it was meant to be
 };
 
 struct TapReport {

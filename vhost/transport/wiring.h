@@ -5,7 +5,8 @@
 // implements it with that; tests implement it with lists.
 //
 // Thread safety: any thread; the objects returned may be used and destroyed from any thread, one
-// call at a time each.
+// call at a time each, and before the Wiring. Transports call with a lock of their own held, so an
+// implementation must not call back into a transport nor wait for a thread that does.
 #pragma once
 
 #include <cstdint>
@@ -44,8 +45,10 @@ class MsiVector {
   // until the registration goes; a signal that comes after that stays in the eventfd and is
   // delivered by the next Bind, so unbinding is masking, and the eventfd is the pending bit.
   // One eventfd may be bound to one vector at a time; a vector may have many eventfds.
+  // FAILED_PRECONDITION before the first SetMessage: the signal would be lost.
   virtual absl::StatusOr<std::unique_ptr<Registration>> Bind(int event_fd) = 0;
-  virtual uint32_t gsi() const = 0;
+  // The GSI that carries it, if one does.
+  virtual std::optional<uint32_t> gsi() const = 0;
 };
 
 class Wiring {
@@ -56,6 +59,8 @@ class Wiring {
                                                                    int event_fd) = 0;
   virtual absl::StatusOr<std::unique_ptr<MsiVector>> NewMsiVector() = 0;
   // Each signal of `event_fd` is one pulse of the edge-triggered interrupt `gsi` (virtio-mmio).
+  // One eventfd a GSI (ALREADY_EXISTS): KVM raises and lowers a pin in two steps, and the edge of a
+  // second irqfd that comes between them would be lost, and the guest with it.
   virtual absl::StatusOr<std::unique_ptr<Registration>> BindEdge(uint32_t gsi, int event_fd) = 0;
   // Sets a level-triggered interrupt line (PCI INTx). Lines may be shared: the line is asserted
   // while any of its users asserts it, which is the implementation's to keep.
