@@ -95,6 +95,10 @@ bool MsixDelivery::Pending(uint16_t vector) const {
   return false;
 }
 
+void MsixDelivery::ReadPending(uint64_t offset, std::span<std::byte> to) const {
+  table_.ReadPending(offset, to, [this](uint16_t vector) { return Pending(vector); });
+}
+
 void MsixDelivery::Reset() {
   for (Source& source : sources_) {
     source.binding.reset();

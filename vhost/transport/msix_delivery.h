@@ -13,9 +13,11 @@
 // Thread safety: none; its function locks.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -46,6 +48,8 @@ class MsixDelivery {
 
   // The pending bit: a source of the vector was signalled, and the vector may not send.
   bool Pending(uint16_t vector) const;
+  // The same as the register block that a driver reads.
+  void ReadPending(uint64_t offset, std::span<std::byte> to) const;
 
   // No source has a vector any more. What was signalled until now is forgotten.
   void Reset();

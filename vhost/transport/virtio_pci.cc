@@ -186,12 +186,10 @@ void VirtioPci::BarWrite(int bar, uint64_t offset, std::span<const std::byte> fr
 void VirtioPci::ReadBar(int bar, uint64_t offset, std::span<std::byte> to) {
   std::ranges::fill(to, std::byte{0});
   if (bar == Layout::kMsixBar) {
-    const MsixDelivery& msix = msix_;
     if (offset < layout_.pending_offset) {
-      msix.table().Read(offset, to);
+      msix_.table().Read(offset, to);
     } else {
-      msix.table().ReadPending(offset - layout_.pending_offset, to,
-                               [&msix](uint16_t vector) { return msix.Pending(vector); });
+      msix_.ReadPending(offset - layout_.pending_offset, to);
     }
     return;
   }

@@ -45,7 +45,8 @@ class MsiVector {
   // until the registration goes; a signal that comes after that stays in the eventfd and is
   // delivered by the next Bind, so unbinding is masking, and the eventfd is the pending bit.
   // One eventfd may be bound to one vector at a time; a vector may have many eventfds.
-  // FAILED_PRECONDITION before the first SetMessage: the signal would be lost.
+  // FAILED_PRECONDITION before the first SetMessage: the signal would be lost. Registrations go
+  // before their vector.
   virtual absl::StatusOr<std::unique_ptr<Registration>> Bind(int event_fd) = 0;
   // The GSI that carries it, if one does.
   virtual std::optional<uint32_t> gsi() const = 0;
