@@ -26,7 +26,6 @@ int Capability(unsigned capability) {
   switch (capability) {
     case KVM_CAP_IRQCHIP:
     case KVM_CAP_USER_MEMORY:
-    case KVM_CAP_IRQ_ROUTING:
     case KVM_CAP_IRQFD:
     case KVM_CAP_IRQFD_RESAMPLE:
     case KVM_CAP_IOEVENTFD:
@@ -35,6 +34,8 @@ int Capability(unsigned capability) {
     case KVM_CAP_SPLIT_IRQCHIP:
     case KVM_CAP_CHECK_EXTENSION_VM:
       return 1;
+    case KVM_CAP_IRQ_ROUTING:
+      return kMaxRoutes;
     case KVM_CAP_NR_MEMSLOTS:
       return kMaxSlots;
     case KVM_CAP_MAX_VCPUS:
