@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#include "vhost/device/queue_set.h"
+
+#include "absl/strings/str_cat.h"
+#include "kernel-abi/system_error.h"
+#include "vhost/device/event_fd_count.h"
+
+namespace vhost {
+namespace {
+
+VringLayout LayoutOf(VirtioFeatures acked) {
+  return acked.Has(VirtioFeature::kRingPacked) ? VringLayout::kPacked : VringLayout::kSplit;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<QueueSet>> QueueSet::Create(kernel_abi::Kernel& kernel,
+                                                           EventLoop& loop, DeviceModel& model,
+                                                           BackendSelector& backends,
+                                                           std::function<void(int)> on_kick) {
+  std::unique_ptr<QueueSet> set(new QueueSet(kernel, loop, model, backends, std::move(on_kick)));
+  for (int queue = 0; queue < model.queue_count(); ++queue) {
+    absl::StatusOr<kernel_abi::EventFd> kick = kernel_abi::EventFd::Create(kernel);
+    if (!kick.ok()) return kick.status();
+    absl::StatusOr<kernel_abi::EventFd> call = kernel_abi::EventFd::Create(kernel);
+    if (!call.ok()) return call.status();
+    set->queues_.push_back({.kick = *std::move(kick), .call = *std::move(call)});
+    set->ClearQueue(queue);
+  }
+  return set;
+}
+
+void QueueSet::ClearQueue(int queue) {
+  Queue& q = queues_[queue];
+  q.setup = {.size = model_.queue_max_size(queue)};
+  q.enabled = false;
+  q.base = 0;
+  if (q.watched_fd >= 0 && q.watched_fd == q.lent_kick_fd) RetireWatch(q);
+  q.lent_kick_fd = -1;
+  q.lent_call_fd = -1;
+  // What was signalled before belongs to a life that is over.
+  q.kick.Drain();
+  q.call.Drain();
+}
+
+void QueueSet::LendEventFds(int queue, int kick_fd, int call_fd) {
+  queues_[queue].lent_kick_fd = kick_fd;
+  queues_[queue].lent_call_fd = call_fd;
+}
+
+std::string QueueSet::Label(int queue) const {
+  return absl::StrCat("queue ", queue, " (", model_.role(queue, acked_).name, ")");
+}
+
+absl::StatusOr<Vring> QueueSet::Validate(int queue) const {
+  const VringSetup& setup = queues_[queue].setup;
+  const uint16_t max_size = model_.queue_max_size(queue);
+  if (setup.size > max_size) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        Label(queue), ": size ", setup.size, " is more than the ", max_size, " that are offered"));
+  }
+  absl::StatusOr<Vring> vring = Vring::Create(setup, LayoutOf(acked_), *memory_);
+  if (!vring.ok()) return kernel_abi::AddContext(vring.status(), Label(queue));
+  return vring;
+}
+
+BackendVring QueueSet::ForBackend(int queue, const Vring& vring) {
+  const Queue& q = queues_[queue];
+  return {.queue = queue,
+          .vring = vring,
+          .base = q.base,
+          .kick_fd = q.kick_in_use(),
+          .call_fd = q.call_in_use()};
+}
+
+void QueueSet::GivenToBackend(int queue, const Vring& vring) {
+  queues_[queue].server = Server::kBackend;
+  queues_[queue].vring = vring;
+}
+
+absl::Status QueueSet::Start(VirtioFeatures acked, std::shared_ptr<const MemoryTable> memory) {
+  if (running()) return absl::FailedPreconditionError("the queues run already");
+  acked_ = acked;
+  memory_ = std::move(memory);
+  BackendStart start{.acked = acked_, .memory = memory_, .vrings = {}};
+  std::vector<std::pair<int, Vring>> local;
+  absl::Status status;
+  for (int queue = 0; queue < count() && status.ok(); ++queue) {
+    if (!queues_[queue].enabled) continue;
+    // Queues that are not active yet are checked as well: a driver learns of it now or never.
+    absl::StatusOr<Vring> vring = Validate(queue);
+    if (!vring.ok()) {
+      status = vring.status();
+    } else if (model_.role(queue, acked_).local) {
+      local.emplace_back(queue, *vring);
+    } else {
+      // A queue that was local in an earlier life must not have its kicks read here any more.
+      RetireWatch(queues_[queue]);
+      if (model_.is_active(queue)) start.vrings.push_back(ForBackend(queue, *vring));
+    }
+  }
+  if (status.ok()) status = backends_.Start(start);
+  if (!status.ok()) {
+    memory_ = nullptr;
+    return status;
+  }
+  for (const BackendVring& vring : start.vrings) GivenToBackend(vring.queue, vring.vring);
+  for (const auto& [queue, vring] : local) {
+    if (status = StartLocal(queue, vring); !status.ok()) {
+      Stop();
+      return status;
+    }
+  }
+  return absl::OkStatus();
+}
+
+std::vector<StoppedVring> QueueSet::Stop() {
+  std::vector<StoppedVring> stopped = backends_.Stop();
+  for (const StoppedVring& vring : stopped) {
+    if (!Has(vring.queue)) continue;
+    queues_[vring.queue].base = vring.base;
+  }
+  for (int queue = 0; queue < count(); ++queue) {
+    if (queues_[queue].server == Server::kDevice) {
+      StopLocal(queue);
+      stopped.push_back({queue, queues_[queue].base});
+    }
+    queues_[queue].server = Server::kNobody;
+    queues_[queue].vring.reset();
+  }
+  memory_ = nullptr;
+  return stopped;
+}
+
+absl::Status QueueSet::StartLocal(int queue, const Vring& vring) {
+  Queue& q = queues_[queue];
+  if (vring.layout() != VringLayout::kSplit) {
+    return absl::UnimplementedError(
+        absl::StrCat(Label(queue), ": packed rings are not served by the device itself"));
+  }
+  const int kick_fd = q.kick_in_use();
+  if (q.watched_fd != kick_fd) {
+    RetireWatch(q);
+    absl::StatusOr<std::unique_ptr<Watch>> watch =
+        loop_.WatchReadable(kick_fd, [on_kick = on_kick_, queue] { on_kick(queue); });
+    if (!watch.ok()) return kernel_abi::AddContext(watch.status(), Label(queue));
+    q.watch = *std::move(watch);
+    q.watched_fd = kick_fd;
+  }
+  q.ring = std::make_unique<inprocess::SplitQueue>(
+      kernel_, vring, static_cast<uint16_t>(q.base),
+      inprocess::SplitQueue::Options{
+          .event_idx = acked_.Has(VirtioFeature::kEventIdx),
+          .indirect_desc = acked_.Has(VirtioFeature::kIndirectDesc)},
+      memory_, q.call_in_use());
+  q.vring = vring;
+  q.server = Server::kDevice;
+  // One kick and one call, as after every start: nothing that came before is missed.
+  kernel_abi::EventFd::SignalEventFd(kernel_, kick_fd);
+  q.ring->SignalAlways();
+  return absl::OkStatus();
+}
+
+void QueueSet::StopLocal(int queue) {
+  Queue& q = queues_[queue];
+  q.base = q.ring->base();
+  q.ring.reset();
+  q.vring.reset();
+  q.server = Server::kNobody;
+}
+
+absl::Status QueueSet::StartOnBackend(int queue, const Vring& vring) {
+  RetireWatch(queues_[queue]);
+  Backend* backend = backends_.running();
+  if (backend == nullptr) return absl::FailedPreconditionError("no backend runs");
+  absl::Status status = backend->StartVring(ForBackend(queue, vring));
+  if (!status.ok()) return kernel_abi::AddContext(status, Label(queue));
+  GivenToBackend(queue, vring);
+  return status;
+}
+
+absl::Status QueueSet::StopOnBackend(int queue) {
+  Queue& q = queues_[queue];
+  absl::StatusOr<VringBase> base = backends_.running()->StopVring(queue);
+  if (!base.ok()) return kernel_abi::AddContext(base.status(), Label(queue));
+  q.base = *base;
+  q.vring.reset();
+  q.server = Server::kNobody;
+  return absl::OkStatus();
+}
+
+absl::Status QueueSet::StartQueue(int queue) {
+  Queue& q = queues_[queue];
+  if (!running() || !q.enabled || q.server != Server::kNobody) return absl::OkStatus();
+  absl::StatusOr<Vring> vring = Validate(queue);
+  if (!vring.ok()) return vring.status();
+  if (model_.role(queue, acked_).local) return StartLocal(queue, *vring);
+  return model_.is_active(queue) ? StartOnBackend(queue, *vring) : absl::OkStatus();
+}
+
+absl::Status QueueSet::StopQueue(int queue) {
+  switch (queues_[queue].server) {
+    case Server::kNobody:
+      return absl::OkStatus();
+    case Server::kDevice:
+      StopLocal(queue);
+      return absl::OkStatus();
+    case Server::kBackend:
+      return StopOnBackend(queue);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status QueueSet::ApplyActiveQueues() {
+  if (!running()) return absl::OkStatus();
+  std::vector<int> started;
+  std::vector<int> stopped;
+  absl::Status status;
+  for (int queue = 0; queue < count() && status.ok(); ++queue) {
+    const Queue& q = queues_[queue];
+    if (!q.enabled || model_.role(queue, acked_).local) continue;
+    const bool active = model_.is_active(queue);
+    if (active && q.server == Server::kNobody) {
+      status = StartQueue(queue);
+      if (status.ok()) started.push_back(queue);
+    } else if (!active && q.server == Server::kBackend) {
+      status = StopQueue(queue);
+      if (status.ok()) stopped.push_back(queue);
+    }
+  }
+  if (status.ok()) return status;
+  for (int queue : started) {
+    if (absl::Status undo = StopQueue(queue); !undo.ok()) {
+      status = kernel_abi::AddAdvice(status, absl::StrCat("and back: ", std::string(undo.message())));
+    }
+  }
+  for (int queue : stopped) {
+    // The model still says "not active"; what ran a moment ago is started all the same.
+    absl::StatusOr<Vring> vring = Validate(queue);
+    absl::Status undo = vring.ok() ? StartOnBackend(queue, *vring) : vring.status();
+    if (!undo.ok()) {
+      status = kernel_abi::AddAdvice(status, absl::StrCat("and back: ", std::string(undo.message())));
+    }
+  }
+  return status;
+}
+
+absl::Status QueueSet::SetMemory(const std::shared_ptr<const MemoryTable>& memory) {
+  if (!running()) return absl::OkStatus();
+  for (int queue = 0; queue < count(); ++queue) {
+    const Queue& q = queues_[queue];
+    if (q.vring.has_value() && !q.vring->SamePlaceIn(*memory)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(Label(queue), " runs in the memory that is to go or to move"));
+    }
+  }
+  if (Backend* backend = backends_.running(); backend != nullptr) {
+    if (absl::Status status = backend->SetMemory(memory); !status.ok()) return status;
+  }
+  for (Queue& q : queues_) {
+    if (q.ring != nullptr) q.ring->SetMemory(memory);
+  }
+  memory_ = memory;
+  return absl::OkStatus();
+}
+
+absl::Status QueueSet::SetCall(int queue, int call_fd) {
+  Queue& q = queues_[queue];
+  const int fd = call_fd >= 0 ? call_fd : q.call.get();
+  if (q.server == Server::kBackend) {
+    absl::Status status = backends_.running()->SetCall(queue, fd);
+    if (!status.ok()) return kernel_abi::AddContext(status, Label(queue));
+  }
+  if (q.ring != nullptr) q.ring->SetCall(fd);
+  q.lent_call_fd = call_fd;
+  return absl::OkStatus();
+}
+
+absl::Status QueueSet::HandleKick(int queue) {
+  Queue& q = queues_[queue];
+  if (q.watched_fd >= 0) kernel_abi::EventFd::DrainEventFd(kernel_, q.watched_fd);
+  if (q.ring == nullptr) return absl::OkStatus();  // Every start kicks: nothing is lost.
+  absl::StatusOr<bool> more = model_.Serve(queue, *q.ring);
+  if (!more.ok()) return kernel_abi::AddContext(more.status(), Label(queue));
+  if (*more) KickLocal(queue);
+  return absl::OkStatus();
+}
+
+void QueueSet::KickLocal(int queue) {
+  const Queue& q = queues_[queue];
+  if (q.ring != nullptr) kernel_abi::EventFd::SignalEventFd(kernel_, q.kick_in_use());
+}
+
+void QueueSet::RetireWatch(Queue& queue) {
+  if (queue.watch != nullptr) retired_.push_back(std::move(queue.watch));
+  queue.watched_fd = -1;
+}
+
+void QueueSet::RetireAll() {
+  for (Queue& queue : queues_) RetireWatch(queue);
+}
+
+std::vector<VringReport> QueueSet::Report(VirtioFeatures features,
+                                          const MemoryTable& memory) const {
+  std::vector<VringReport> reports;
+  for (int queue = 0; queue < count(); ++queue) {
+    const Queue& q = queues_[queue];
+    VringReport report{.queue = queue,
+                       .role = model_.role(queue, features).name,
+                       .served_by = "none",
+                       .enabled = q.enabled,
+                       .active = q.server != Server::kNobody,
+                       .max_size = model_.queue_max_size(queue),
+                       .setup = q.setup,
+                       .kick_fd = q.kick_in_use(),
+                       .call_fd = q.call_in_use()};
+    if (q.server == Server::kDevice) report.served_by = "device";
+    if (q.server == Server::kBackend) {
+      report.served_by = Name(backends_.current().kind());
+      report.kick_count = ReadEventFdCount(kernel_, q.kick_in_use());
+    }
+    // Also of a ring that nobody serves any more: it shows where things stood.
+    if (q.enabled && LayoutOf(features) == VringLayout::kSplit) {
+      const absl::StatusOr<Vring> vring = Vring::Create(q.setup, VringLayout::kSplit, memory);
+      if (vring.ok()) report.indices = ReadIndices(*vring);
+    }
+    reports.push_back(std::move(report));
+  }
+  return reports;
+}
+
+}  // namespace vhost

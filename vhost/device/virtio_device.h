@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// The state machine of virtio 1.3 (2.1, 3.1), for a device of any type: the type-specific part is a
+// DeviceModel, the vrings are run by a QueueSet.
+//
+//                  features          FEATURES_OK            DRIVER_OK
+//   reset -------> negotiated -------> agreed ------------> running
+//     ^                                   |                    |
+//     |                               (refused:            a ring breaks, the backend
+//     |                                does not stick)     cannot start, memory ...
+//     |                                                        v
+//     +-------------------- 0 is written ------------------ needs reset
+//
+// Only in `running` is anything served. Why a device is in `needs reset`, or why FEATURES_OK did not
+// stick, stands in Report().problem until the next reset.
+//
+// A VMM with a transport of its own, which has negotiated already, gets from reset to running and
+// back in one step each: Activate and Deactivate.
+//
+// Thread safety: any thread. Lock order: GuestMemory's, this device's, then the backend. Callbacks
+// of the event loop take the device's lock; watches are destroyed without it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "kernel-abi/kernel.h"
+#include "kernel-abi/unique_fd.h"
+#include "vhost/backend.h"
+#include "vhost/device/backend_selector.h"
+#include "vhost/device/device.h"
+#include "vhost/device/device_model.h"
+#include "vhost/device/queue_set.h"
+#include "vhost/event_loop.h"
+#include "vhost/guest_memory.h"
+#include "vhost/vring.h"
+
+namespace vhost {
+
+// The address of a ring for a VMM that keeps host addresses: those of its three parts.
+struct HostVringSetup {
+  uint16_t size = 0;  // entries
+  const void* desc = nullptr;
+  const void* driver = nullptr;  // available ring
+  const void* device = nullptr;  // used ring
+};
+
+struct QueueActivation {
+  int queue = 0;
+  std::variant<VringSetup, HostVringSetup> setup;
+  VringBase base = 0;
+  // Eventfds of the VMM's, blocking or not, lent until Deactivate (or SetCall); -1: the device's
+  // own, kick_fd(queue) and call_fd(queue). Device::Notify signals the device's own only.
+  int kick_fd = -1;
+  int call_fd = -1;
+};
+
+struct Activation {
+  VirtioFeatures acked;
+  std::vector<QueueActivation> queues;
+};
+
+class VirtioDevice final : public Device, public MemoryListener, private DeviceHost {
+ public:
+  struct Options {
+    std::string name;  // "net0"
+    // These three must outlive the device.
+    kernel_abi::Kernel* kernel = nullptr;
+    GuestMemory* memory = nullptr;
+    EventLoop* loop = nullptr;
+    std::unique_ptr<DeviceModel> model;
+    BackendSelector backends;
+  };
+  // Makes the queues' eventfds, watches the backends' error eventfds and follows the memory. An
+  // error names the device.
+  static absl::StatusOr<std::unique_ptr<VirtioDevice>> Create(Options options);
+  // Stops. Must not be called from a callback of the event loop, nor with a lock held that one of
+  // its callbacks takes.
+  ~VirtioDevice() override;
+  VirtioDevice(const VirtioDevice&) = delete;
+  VirtioDevice& operator=(const VirtioDevice&) = delete;
+
+  // ---- Device: for transports ----
+  const std::string& name() const override { return name_; }
+  DeviceId device_id() const override { return model_->id(); }
+  void SetInterrupter(Interrupter* interrupter, std::string transport) override;
+  VirtioFeatures offered() const override { return offered_; }
+  VirtioFeatures acked() const override;
+  void WriteDriverFeatures(uint32_t word, uint32_t bits) override;
+  uint8_t status() const override;
+  void WriteStatus(uint8_t status) override;
+  int queue_count() const override { return queues_->count(); }
+  uint16_t queue_max_size(int queue) const override;
+  VringSetup queue_setup(int queue) const override;
+  void WriteQueueSetup(int queue, const VringSetup& setup) override;
+  bool queue_enabled(int queue) const override;
+  void EnableQueue(int queue) override;
+  void ResetQueue(int queue) override;
+  void ReadConfig(uint32_t offset, std::span<std::byte> to) const override;
+  void WriteConfig(uint32_t offset, std::span<const std::byte> from) override;
+  uint32_t config_size() const override { return config_size_; }
+  uint32_t config_generation() const override;
+  int kick_fd(int queue) const override;
+  int call_fd(int queue) const override;
+  void Notify(int queue) override;
+  DeviceReport Report() const override;
+
+  // ---- For VMMs with transports of their own ----
+  // From reset to running, all or nothing: after an error the device is in reset, nothing is held
+  // and the message names what was wrong. FAILED_PRECONDITION if it is not in reset.
+  absl::Status Activate(const Activation& activation);
+  // Back to reset. When it returns no guest memory is written any more, and lent eventfds can be
+  // closed. The bases of the queues that ran, for a later Activate. Empty if nothing ran.
+  std::vector<StoppedVring> Deactivate();
+  // Another eventfd for a queue's interrupts, lent (-1: the device's own), running or not.
+  absl::Status SetCall(int queue, int call_fd);
+
+  // ---- MemoryListener ----
+  absl::Status CheckMemory(const MemoryTable& table) const override;
+  absl::Status SetMemory(const std::shared_ptr<const MemoryTable>& table) override;
+
+  // Stops for good and hands over what is slow to close, so that many devices can be closed at
+  // once (kernel_abi::CloseInParallel). The device may only be destroyed afterwards.
+  std::vector<kernel_abi::UniqueFd> Release();
+
+ private:
+  // The lock, and what must happen when it is released: watches that are over are destroyed.
+  class ABSL_SCOPED_LOCKABLE Lock;
+
+  explicit VirtioDevice(Options options);
+  absl::Status WatchErrors();
+  void OnKick(int queue);
+  void OnError(Backend* backend, int queue);
+
+  // DeviceHost.
+  void Locked(const std::function<void()>& action) override;
+  void ConfigChanged() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status ApplyActiveQueues() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void KickQueue(int queue) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  absl::Status CheckFeatures() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Start() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::vector<StoppedVring> Reset() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // DEVICE_NEEDS_RESET: stops everything and tells the driver.
+  void Break(const absl::Status& problem) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status FillQueue(const QueueActivation& activation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool HasStatus(uint8_t bit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return (status_ & bit) != 0;
+  }
+  VirtioFeatures KnownFeatures() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const std::string name_;
+  kernel_abi::Kernel& kernel_;
+  GuestMemory& guest_memory_;
+  EventLoop& loop_;
+  const std::unique_ptr<DeviceModel> model_;  // its state is guarded by mutex_
+  const uint32_t config_size_;
+  BackendSelector backends_;  // guarded by mutex_, but for backends()
+  const VirtioFeatures offered_;
+  std::unique_ptr<QueueSet> queues_;  // guarded by mutex_, but for the queues' own eventfds
+  std::vector<std::unique_ptr<Watch>> error_watches_;
+  bool listening_ = false;
+
+  mutable absl::Mutex mutex_;
+  Interrupter* interrupter_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  std::string transport_ ABSL_GUARDED_BY(mutex_) = "none";
+  uint8_t status_ ABSL_GUARDED_BY(mutex_) = 0;
+  VirtioFeatures acked_ ABSL_GUARDED_BY(mutex_);
+  std::string problem_ ABSL_GUARDED_BY(mutex_);
+  uint32_t config_generation_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::shared_ptr<const MemoryTable> memory_ ABSL_GUARDED_BY(mutex_);
+  uint64_t resets_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t starts_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace vhost
