@@ -15,7 +15,8 @@ namespace {
 // Makes this process the owner, or finds that it is.
 absl::StatusOr<Worker> Own(kernel_abi::Kernel& kernel, KernelVhostOps& ops,
                            const KernelNodeOptions& options, bool handed_in) {
-  absl::StatusOr<Worker> worker = Worker::Start(kernel, ops, options.worker);
+  absl::StatusOr<Worker> worker =
+      Worker::Start(kernel, options.worker, [&ops] { return ops.SetOwner(); });
   if (worker.ok() || !handed_in || kernel_abi::GetErrno(worker.status()) != EBUSY) return worker;
   if (!ops.IsOwner()) {
     return kernel_abi::AddAdvice(worker.status(),

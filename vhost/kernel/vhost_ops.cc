@@ -155,7 +155,7 @@ absl::Status KernelVhostOps::SetForkMode(kernel_abi::ForkMode mode) {
   if (status.ok() || !kernel_abi::IsUnknownToVhost(error)) return status;
   return kernel_abi::AddAdvice(
       status,
-      "choosing how the worker is made needs Linux 6.17 or newer, built with "
+      "choosing how the worker is made needs Linux 6.17 (or a late 6.12), built with "
       "CONFIG_VHOST_ENABLE_FORK_OWNER_CONTROL");
 }
 

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernel-abi/system_error.h"
+#include "kernel-abi/unique_fd.h"
 #include "vhost/kernel/proc_thread.h"
 
 namespace vhost {
@@ -141,14 +142,14 @@ pid_t OnlyNewWorker(const std::vector<pid_t>& before, const std::vector<pid_t>& 
 
 }  // namespace
 
-absl::StatusOr<Worker> Worker::Start(kernel_abi::Kernel& kernel, VhostOps& ops,
-                                     const WorkerPlacement& placement) {
+absl::StatusOr<Worker> Worker::Start(kernel_abi::Kernel& kernel, const WorkerPlacement& placement,
+                                     const std::function<absl::Status()>& set_owner) {
   Found found;
   const bool names_are_ours = IsInInitialPidNamespace();
   const auto become_owner = [&]() -> absl::Status {
     std::vector<pid_t> before;
     if (!names_are_ours) before = ThreadsOfThisProcess();
-    if (absl::Status status = ops.SetOwner(); !status.ok()) return status;
+    if (absl::Status status = set_owner(); !status.ok()) return status;
     const std::vector<pid_t> after = ThreadsOfThisProcess();
     found.tid =
         names_are_ours ? NewestNamed(after, kernel.ThreadId()) : OnlyNewWorker(before, after);

@@ -13,6 +13,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -20,7 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernel-abi/kernel.h"
-#include "vhost/kernel/vhost_ops.h"
+#include "kernel-abi/unique_fd.h"
 #include "vhost/report.h"
 
 namespace vhost {
@@ -37,10 +38,11 @@ struct WorkerPlacement {
 
 class Worker {
  public:
-  // Makes this process the owner of `ops`, and finds the worker that comes with that. Not finding
-  // it is no error: the report says so then, and a kernel thread may have kept its own CPUs.
-  static absl::StatusOr<Worker> Start(kernel_abi::Kernel& kernel, VhostOps& ops,
-                                      const WorkerPlacement& placement);
+  // Calls `set_owner` (VHOST_SET_OWNER of one device) from a thread that is placed as asked, and
+  // finds the worker that comes with that. Not finding it is no error: the report says so then, and
+  // a kernel thread may have kept its own CPUs.
+  static absl::StatusOr<Worker> Start(kernel_abi::Kernel& kernel, const WorkerPlacement& placement,
+                                      const std::function<absl::Status()>& set_owner);
   // A worker of which nothing is known.
   explicit Worker(std::string unknown_because) : unknown_because_(std::move(unknown_because)) {}
 
