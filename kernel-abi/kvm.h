@@ -87,9 +87,10 @@ inline constexpr Request<kvm_clear_dirty_log> kKvmClearDirtyLog{KVM_CLEAR_DIRTY_
 // address, length and datamatch must be those of the assignment. EINVAL: length 0 with datamatch or
 // a port.
 inline constexpr Request<kvm_ioeventfd> kKvmIoEventFd{KVM_IOEVENTFD, "KVM_IOEVENTFD"};
-// EAGAIN: no interrupt controller in the kernel. EBUSY: the eventfd has an irqfd already, for
-// whichever GSI. EINVAL: GSI beyond the table's largest. A count that is pending is injected at
-// once. Deassigning what is not assigned succeeds.
+// EINVAL (EAGAIN on Arm): no interrupt controller in the kernel; for RESAMPLE also a split one.
+// EBUSY: the eventfd has an irqfd already, for whichever GSI. A GSI without a route is no error,
+// but its interrupts are lost. A count that is pending is injected at once. Deassigning what is not
+// assigned succeeds.
 inline constexpr Request<kvm_irqfd> kKvmIrqFd{KVM_IRQFD, "KVM_IRQFD"};
 inline constexpr Request<IrqRoutingTable> kKvmSetGsiRouting{_IOC(_IOC_WRITE, KVMIO, 0x6a, 8),
                                                             "KVM_SET_GSI_ROUTING"};

@@ -177,7 +177,7 @@ int FakeVm::DeassignIoEventFd(const kvm_ioeventfd& asked) {
 
 int FakeVm::AssignIrqFd(const kvm_irqfd& asked) {
   const bool resample = (asked.flags & KVM_IRQFD_FLAG_RESAMPLE) != 0;
-  if (irqchip_ == Irqchip::kNone) return -EAGAIN;
+  if (irqchip_ == Irqchip::kNone) return -EINVAL;  // Of x86; Arm answers EAGAIN.
   if (resample && irqchip_ != Irqchip::kFull) return -EINVAL;
   if (const int result = CheckEventFd(asked.fd); result != 0) return result;
   if (const int result = resample ? CheckEventFd(asked.resamplefd) : 0; result != 0) return result;

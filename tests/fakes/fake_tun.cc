@@ -72,7 +72,6 @@ int FakeTun::SetInterface(uintptr_t argument) {
   ifreq asked = {};
   if (Get(&asked, argument) != 0) return -EFAULT;
   if (attached()) return -EEXIST;
-  if (detached_) return -EINVAL;
   asked.ifr_name[IFNAMSIZ - 1] = '\0';
   const unsigned flags = static_cast<uint16_t>(asked.ifr_flags);
   std::string name = InterfaceName(asked);

@@ -23,7 +23,8 @@ class FakeTun final : public FakeNode {
   bool carries_data() const override { return true; }
   void Count(OpenState& state) const override { ++state.tun_queues; }
 
-  bool attached() const { return !interface_.empty() && !detached_; }
+  // Also while detached by TUNSETQUEUE: requests and vhost go on then, but no packets come.
+  bool attached() const { return !interface_.empty(); }
   const std::string& interface_name() const { return interface_; }
   // The interface was deleted under it (ip link del).
   void ForgetInterface() { interface_.clear(); }
