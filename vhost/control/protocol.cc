@@ -165,6 +165,8 @@ absl::StatusOr<std::vector<std::string>> Elements(absl::string_view list) {
   return elements;
 }
 
+std::string Quoted(absl::string_view text) { return ToLine(Json(std::string(text))); }
+
 absl::StatusOr<std::string> Indent(absl::string_view text) {
   const Json json = ParseJson(text);
   if (json.is_discarded()) return absl::DataLossError("not JSON");

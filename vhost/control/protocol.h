@@ -58,6 +58,9 @@ absl::StatusOr<std::string> Member(absl::string_view object, absl::string_view k
 absl::StatusOr<std::vector<std::string>> Elements(absl::string_view list);
 absl::StatusOr<ProcessInfo> ProcessInfoFromJson(absl::string_view json);
 
+// `text` as a JSON string, quotes included.
+std::string Quoted(absl::string_view text);
+
 // `json` with line breaks and two spaces a level, for people.
 absl::StatusOr<std::string> Indent(absl::string_view json);
 

@@ -110,6 +110,8 @@ void Fields(Archive& archive, Report& wire) {
   archive.Value("masked", wire.masked);
   archive.Value("pending", wire.pending);
   archive.Value("queue", wire.queue);
+  archive.Value("exits", wire.exits);
+  archive.Value("problem", wire.problem);
 }
 
 template <typename Archive, ReportOf<TapReport> Report>

@@ -59,7 +59,7 @@ TEST(ReportJson, HasEveryMember) {
            R"("memfd_offset":"0x0"})",
            R"("memfd":null)",
            R"({"what":"msix 1","how":"irqfd","address":"0xfee01000","data":"0x4021","gsi":25,)"
-           R"("event_fd":13,"masked":true,"pending":true,"queue":0})",
+           R"("event_fd":13,"masked":true,"pending":true,"queue":0,"exits":null,"problem":""})",
            R"({"name":"tap0","queues":2,"active_queues":1,"vnet_header":true,"header_bytes":12,)"
            R"("offloads":["CSUM","TSO4"],"link_up":true,"mtu":1500,"sndbuf_bytes":1048576})",
            R"("guest_cid":null,"mac":"52:54:00:12:34:56","mtu":1500,"active_queue_pairs":1,)"

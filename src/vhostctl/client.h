@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// Asking the processes behind control sockets. What they answer is not trusted: its size and the
+// time for it are bounded, and Printable() stands between their strings and a terminal.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "src/vhostctl/verb.h"
+#include "vhost/control/protocol.h"
+
+namespace vhost::ctl {
+
+inline constexpr absl::Duration kAnswerTimeout = absl::Seconds(5);
+inline constexpr size_t kMaxReplyBytes = 16 << 20;
+
+// The result of one request to the process at `socket`, as JSON. UNAVAILABLE: nobody listens there;
+// DEADLINE_EXCEEDED: no answer in time; otherwise what the other side answered.
+absl::StatusOr<std::string> Ask(const std::string& socket, const control::Request& request,
+                                absl::Duration timeout = kAnswerTimeout);
+
+// One socket's answer.
+struct Answer {
+  std::string socket;
+  absl::StatusOr<std::string> result;
+};
+// Of the one socket that was named, of those in the directory that was named, or of all that can be
+// found. Sockets that dead processes left are passed over unless named.
+std::vector<Answer> AskAll(const Invocation& invocation, const control::Request& request);
+
+// `text` with all that could steer a terminal written as \x1b and the like.
+std::string Printable(absl::string_view text);
+
+}  // namespace vhost::ctl

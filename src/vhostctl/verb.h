@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// A verb of vhostctl. Each is one file, verb_NAME.cc, and one row of the table in verbs.cc.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace vhost::ctl {
+
+// What scripts can rely on; the same list is in docs/man/vhostctl.1.
+enum ExitCode : int {
+  kOk = 0,
+  kFailure = 1,   // anything that is none of the others
+  kUsage = 2,     // the command line
+  kNotFound = 3,  // no such device or VM
+  kNotPermitted = 4,
+  kUnreachable = 5,  // no process answered on the socket
+};
+ExitCode ExitCodeOf(const absl::Status& status);
+
+// A command line, taken apart.
+struct Invocation {
+  std::string verb;
+  std::vector<std::string> arguments;
+  std::string socket;     // --socket: this one only
+  std::string directory;  // --directory: those in there only
+  bool json = false;      // --json
+  bool help = false;      // --help
+  bool version = false;   // --version
+};
+
+// What a verb has to say, and how it went. Text for stdout is complete also when something failed:
+// the rest may still be of use.
+struct Outcome {
+  ExitCode code = kOk;
+  std::string out;
+  std::string err;  // lines for stderr, without the program's name
+};
+Outcome Failed(const absl::Status& status);
+Outcome WrongUsage(absl::string_view message);
+
+struct Verb {
+  const char* name;
+  const char* usage;    // what follows the name: "[VM/]DEVICE"
+  const char* summary;  // a line
+  const char* help;     // the rest of --help
+  Outcome (*run)(const Invocation&);
+};
+
+Outcome List(const Invocation& invocation);
+Outcome Show(const Invocation& invocation);
+
+std::span<const Verb> Verbs();
+// Runs the verb that was named, or gives the help that was asked for.
+Outcome Run(const Invocation& invocation);
+
+// INVALID_ARGUMENT: an option that there is not, or one without its value. `arguments` are those of
+// main() without the program's name. Options may stand before and after the verb; "--" ends them.
+absl::Status ParseCommandLine(std::span<const char* const> arguments, Invocation* invocation);
+
+}  // namespace vhost::ctl

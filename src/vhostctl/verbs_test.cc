@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// The verbs against real servers on real sockets, in a runtime directory of the test's own.
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "src/vhostctl/client.h"
+#include "src/vhostctl/verb.h"
+#include "vhost/control/commands.h"
+#include "vhost/control/listener.h"
+#include "vhost/control/runtime_directory.h"
+#include "vhost/control/sample_report.h"
+#include "vhost/control/server.h"
+#include "vhost/epoll_loop.h"
+
+namespace vhost::ctl {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class Vm final : public control::Subject {
+ public:
+  Vm(std::string name, int pid, std::vector<DeviceReport> devices)
+      : name_(std::move(name)), pid_(pid), devices_(std::move(devices)) {}
+  control::ProcessInfo Process() const override { return {name_, pid_, "0.1.0"}; }
+  std::vector<DeviceReport> Describe() const override { return devices_; }
+  absl::StatusOr<DeviceReport> Describe(absl::string_view device) const override {
+    for (const DeviceReport& report : devices_) {
+      if (report.name == device) return report;
+    }
+    return absl::NotFoundError("no such device");
+  }
+  const std::string& name() const { return name_; }
+  int pid() const { return pid_; }
+
+ private:
+  std::string name_;
+  int pid_;
+  std::vector<DeviceReport> devices_;
+};
+
+class VerbsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/vhostctl-test-XXXXXX";
+    session_ = mkdtemp(name);
+    ASSERT_TRUE(control::MakeRuntimeDirectory(Directory(), std::nullopt).ok());
+    loop_ = *EpollLoop::Create();
+  }
+  void TearDown() override {
+    servers_.clear();
+    std::filesystem::remove_all(session_);
+  }
+
+  std::string Directory() const { return session_ + "/libvhost"; }
+
+  std::string Serve(const Vm& vm) {
+    const std::string path = *control::SocketPath(Directory(), vm.name(), vm.pid());
+    auto server = control::Server::Create(*loop_, control::HandlerFor(vm), {.path = path});
+    EXPECT_TRUE(server.ok()) << server.status();
+    if (server.ok()) servers_.push_back(*std::move(server));
+    return path;
+  }
+
+  // In the test's own directory, so that VMs of this machine do not show up.
+  Outcome Call(std::vector<const char*> arguments) const {
+    Invocation invocation = {.directory = Directory()};
+    const absl::Status parsed = ParseCommandLine(arguments, &invocation);
+    return parsed.ok() ? ctl::Run(invocation) : WrongUsage(parsed.message());
+  }
+
+  std::string session_;
+  std::unique_ptr<EpollLoop> loop_;
+  std::vector<std::unique_ptr<control::Server>> servers_;
+};
+
+TEST_F(VerbsTest, ListShowsTheDevicesOfAllVms) {
+  const Vm web("web", 11, {control::SampleNet(), control::SampleVsock()});
+  const Vm db("db", 22, {control::SampleNet()});
+  Serve(web);
+  Serve(db);
+  const Outcome outcome = Call({"list"});
+  EXPECT_EQ(outcome.code, kOk) << outcome.err;
+  EXPECT_EQ(outcome.out,
+            "VM   PID  DEVICE  TYPE   BACKEND  STATE        QUEUES  PEER   WORKERS    TRANSPORT\n"
+            "db   22   net0    net    kernel   running      2/3     tap0   4321,4322  virtio-pci "
+            "00:01.0\n"
+            "web  11   net0    net    kernel   running      2/3     tap0   4321,4322  virtio-pci "
+            "00:01.0\n"
+            "web  11   vsock0  vsock  none     needs-reset  0/0     cid 3  -          none\n");
+}
+
+TEST_F(VerbsTest, FindsSocketsInTheDirectoryOfTheSession) {
+  setenv("XDG_RUNTIME_DIR", session_.c_str(), 1);
+  EXPECT_EQ(control::RuntimeDirectory(), Directory());
+  const Vm web("web", 11, {});
+  const std::string path = Serve(web);
+  EXPECT_THAT(control::FindSockets(), ::testing::Contains(path));
+  unsetenv("XDG_RUNTIME_DIR");
+  EXPECT_EQ(control::RuntimeDirectory(), "/run/libvhost");
+  setenv("XDG_RUNTIME_DIR", "relative", 1);
+  EXPECT_EQ(control::RuntimeDirectory(), "/run/libvhost");
+}
+
+TEST_F(VerbsTest, ListOfNothingIsNothing) {
+  const Outcome outcome = Call({"list"});
+  EXPECT_EQ(outcome.code, kOk);
+  EXPECT_EQ(outcome.out, "");
+  EXPECT_EQ(Call({"list", "--json"}).out, "[]\n");
+}
+
+TEST_F(VerbsTest, ListAsJsonNamesTheSocket) {
+  const Vm web("web", 11, {control::SampleVsock()});
+  const std::string path = Serve(web);
+  const Outcome outcome = Call({"--json", "list"});
+  EXPECT_EQ(outcome.code, kOk) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr(absl::StrCat("\"socket\": \"", path, "\"")));
+  EXPECT_THAT(outcome.out, HasSubstr("\"guest_cid\": 3"));
+}
+
+TEST_F(VerbsTest, ListPassesOverSocketsOfDeadProcesses) {
+  const Vm web("web", 11, {control::SampleVsock()});
+  const std::string dead = *control::SocketPath(Directory(), "dead", 9);
+  {
+    const auto listener = control::Listener::Create(dead, std::nullopt);
+    std::filesystem::create_hard_link(dead, dead + "x");
+  }
+  std::filesystem::rename(dead + "x", dead);
+  Serve(web);
+  const Outcome outcome = Call({"list"});
+  EXPECT_EQ(outcome.code, kOk) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("web"));
+  EXPECT_THAT(outcome.out, Not(HasSubstr("dead")));
+}
+
+TEST_F(VerbsTest, ShowFindsADeviceWhereverItIs) {
+  const Vm web("web", 11, {control::SampleNet()});
+  const Vm db("db", 22, {control::SampleVsock()});
+  Serve(web);
+  Serve(db);
+  const Outcome outcome = Call({"show", "vsock0"});
+  EXPECT_EQ(outcome.code, kOk) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("vsock0: vsock, none, VM db, process 22\n"));
+  const Outcome json = Call({"show", "net0", "--json"});
+  EXPECT_THAT(json.out, HasSubstr("\"kick_count\": 17"));
+}
+
+TEST_F(VerbsTest, ShowWantsTheVmWhereThereAreSeveral) {
+  const Vm web("web", 11, {control::SampleNet()});
+  const Vm db("db", 22, {control::SampleNet()});
+  Serve(web);
+  Serve(db);
+  const Outcome both = Call({"show", "net0"});
+  EXPECT_EQ(both.code, kFailure);
+  EXPECT_THAT(both.err, HasSubstr("several VMs have one: db/net0 (22/net0), web/net0 (11/net0)"));
+  EXPECT_THAT(Call({"show", "web/net0"}).out, HasSubstr("VM web"));
+  EXPECT_THAT(Call({"show", "22/net0"}).out, HasSubstr("VM db"));
+  EXPECT_EQ(Call({"show", "mail/net0"}).code, kNotFound);
+  EXPECT_EQ(Call({"show", "web/net1"}).code, kNotFound);
+}
+
+TEST_F(VerbsTest, ExitCodesTellWhatWentWrong) {
+  EXPECT_EQ(Call({}).code, kUsage);
+  EXPECT_EQ(Call({"dance"}).code, kUsage);
+  EXPECT_EQ(Call({"--frob"}).code, kUsage);
+  EXPECT_EQ(Call({"list", "x"}).code, kUsage);
+  EXPECT_EQ(Call({"show"}).code, kUsage);
+  EXPECT_EQ(Call({"show", "web/"}).code, kUsage);
+  EXPECT_EQ(Call({"list", "--socket"}).code, kUsage);
+  EXPECT_EQ(Call({"list", "--socket="}).code, kUsage);
+  EXPECT_EQ(Call({"list", "--sockets", "x"}).code, kUsage);
+  EXPECT_EQ(Call({"show", "net0"}).code, kNotFound);
+  EXPECT_EQ(Call({"list", "--socket", "/nowhere.sock"}).code, kNotFound);
+  EXPECT_EQ(Call({"--help"}).code, kOk);
+  EXPECT_THAT(Call({"--help"}).out, HasSubstr("Usage: vhostctl"));
+  EXPECT_THAT(Call({"show", "--help"}).out, HasSubstr("Usage: vhostctl show [VM/]DEVICE"));
+  EXPECT_THAT(Call({"--version"}).out, HasSubstr("vhostctl 0."));
+}
+
+TEST_F(VerbsTest, AProcessThatDoesNotAnswerIsGivenUpOn) {
+  const std::string path = *control::SocketPath(Directory(), "stuck", 5);
+  const auto listener = control::Listener::Create(path, std::nullopt);
+  ASSERT_TRUE(listener.ok());
+  const absl::Status status = Ask(path, {.command = "list"}, absl::Milliseconds(50)).status();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  EXPECT_EQ(ExitCodeOf(status), kUnreachable);
+}
+
+TEST_F(VerbsTest, AProcessThatIsRefusedSaysWhy) {
+  const Vm web("web", 11, {});
+  const std::string path = *control::SocketPath(Directory(), "web", 11);
+  auto server =
+      control::Server::Create(*loop_, control::HandlerFor(web), {.path = path, .max_clients = 0});
+  ASSERT_TRUE(server.ok());
+  const Outcome outcome = Call({"list"});
+  EXPECT_EQ(outcome.code, kFailure);
+  EXPECT_THAT(outcome.err, HasSubstr("0 clients are connected, which is the most it serves"));
+}
+
+TEST_F(VerbsTest, AnAnswerThatIsNoneIsAFailure) {
+  const std::string path = *control::SocketPath(Directory(), "mad", 5);
+  auto server = control::Server::Create(
+      *loop_, [](absl::string_view) { return std::string("\x1b[2J\n"); }, {.path = path});
+  ASSERT_TRUE(server.ok());
+  const Outcome outcome = Call({"list"});
+  EXPECT_EQ(outcome.code, kFailure);
+  EXPECT_THAT(outcome.err, HasSubstr("reply: not a JSON object"));
+}
+
+}  // namespace
+}  // namespace vhost::ctl
