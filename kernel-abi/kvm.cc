@@ -50,8 +50,9 @@ std::string Describe(const kvm_irq_routing_entry& entry) {
       return absl::StrFormat("gsi %u: irqchip %u pin %u", entry.gsi, entry.u.irqchip.irqchip,
                              entry.u.irqchip.pin);
     case KVM_IRQ_ROUTING_MSI:
-      return absl::StrFormat("gsi %u: MSI %#x%08x data %#x", entry.gsi, entry.u.msi.address_hi,
-                             entry.u.msi.address_lo, entry.u.msi.data);
+      return absl::StrFormat("gsi %u: MSI %#x data %#x", entry.gsi,
+                             uint64_t{entry.u.msi.address_hi} << 32 | entry.u.msi.address_lo,
+                             entry.u.msi.data);
     default:
       return absl::StrFormat("gsi %u: type %u", entry.gsi, entry.type);
   }
