@@ -65,8 +65,9 @@ absl::Status MemorySlots::SetMemory(const std::shared_ptr<const MemoryTable>& ta
   // What goes, goes first: a region may come back at the same place on other memory, and KVM
   // refuses slots that overlap.
   for (const auto& [slot, region] : before) {
-    if (std::ranges::any_of(regions,
-                            [&](const MemoryRegion& r) { return SameMapping(r, region); })) {
+    if (std::ranges::any_of(regions, [&region = region](const MemoryRegion& r) {
+          return SameMapping(r, region);
+        })) {
       continue;
     }
     status = Set(slot, region, 0);
@@ -75,8 +76,8 @@ absl::Status MemorySlots::SetMemory(const std::shared_ptr<const MemoryTable>& ta
   }
   for (const MemoryRegion& region : regions) {
     if (!status.ok()) break;
-    if (std::ranges::any_of(
-            before, [&](const auto& entry) { return SameMapping(entry.second, region); })) {
+    if (std::ranges::any_of(before,
+                            [&](const auto& entry) { return SameMapping(entry.second, region); })) {
       continue;
     }
     const uint32_t slot = FreeSlot();
@@ -89,9 +90,9 @@ absl::Status MemorySlots::SetMemory(const std::shared_ptr<const MemoryTable>& ta
   const std::map<uint32_t, MemoryRegion> reached = slots_;
   auto undo = [&](absl::Status undone, uint32_t slot) {
     if (!undone.ok()) {
-      status = kernel_abi::AddAdvice(status, absl::StrCat("and memory slot ", slot,
-                                                          " could not be put back: ",
-                                                          undone.message()));
+      status = kernel_abi::AddAdvice(
+          status,
+          absl::StrCat("and memory slot ", slot, " could not be put back: ", undone.message()));
     }
   };
   for (const auto& [slot, region] : reached) {
