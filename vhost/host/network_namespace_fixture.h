@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// For tests that make network interfaces: a network namespace of the test's own, so that nothing of
+// the machine is touched. Root is not needed where user namespaces are to be had.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <sched.h>
+#include <unistd.h>
+
+namespace vhost {
+
+class NetworkNamespaceTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    // Once a process: a namespace in a namespace would do no harm, but cost tens of milliseconds.
+    static const bool entered = Enter();
+    if (!entered) GTEST_SKIP() << "skipped: no network namespace of our own (unshare)";
+    if (::access("/dev/net/tun", R_OK | W_OK) != 0) GTEST_SKIP() << "skipped: no /dev/net/tun";
+  }
+
+ private:
+  static bool Enter() {
+    return ::unshare(CLONE_NEWNET) == 0 || ::unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0;
+  }
+};
+
+}  // namespace vhost
