@@ -129,8 +129,8 @@ class FakeDevice final : public vhost::Device {
   const std::string name_ = "net0";
   std::string transport_;
   vhost::Interrupter* interrupter_ = nullptr;
-  vhost::VirtioFeatures offered_ = vhost::VirtioFeatures::FromWords(
-      uint64_t{1} << 32 | uint64_t{1} << 40 | 0x8020, 0x5);
+  vhost::VirtioFeatures offered_ =
+      vhost::VirtioFeatures::FromWords(uint64_t{1} << 32 | uint64_t{1} << 40 | 0x8020, 0x5);
   vhost::VirtioFeatures acked_;
   uint8_t status_ = 0;
   uint32_t generation_ = 0;

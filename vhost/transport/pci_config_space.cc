@@ -91,16 +91,14 @@ std::vector<PciBar> PciConfigSpace::bars() const {
 
 std::optional<uint64_t> PciConfigSpace::Address(const Bar& bar) const {
   const uint32_t offset = kFirstBar + 4 * static_cast<uint32_t>(bar.index);
-  const uint64_t low_bits = ~(bar.size - 1) & ~kBarFlags & kLow;
+  const uint64_t address_bits = ~(bar.size - 1) & ~kBarFlags;
   const uint64_t low = Load(offset, 4) & ~kBarFlags;
-  uint64_t high = 0;
   // All ones ask for the size (PCI 3.0, 6.2.5.1); no BAR is ever put there, just below 4 GiB or
   // at the end of 64 bits.
-  if (low == low_bits && low_bits != 0) return std::nullopt;
-  if (bar.type == BarType::k64BitPrefetchable) {
-    high = Load(offset + 4, 4);
-    if (high == kLow) return std::nullopt;
-  }
+  if (low == (address_bits & kLow) && low != 0) return std::nullopt;
+  if (bar.type == BarType::k32Bit) return low;
+  const uint64_t high = Load(offset + 4, 4);
+  if (high == address_bits >> 32) return std::nullopt;
   return high << 32 | low;
 }
 
