@@ -125,6 +125,10 @@ inline constexpr unsigned kIffNoCarrier = 0x0040;
 // Queues of one interface.
 inline constexpr unsigned kTunMaxQueues = 256;
 
+static_assert(kTunSetIff.number == 0x400454ca && kTunSetQueue.number == 0x400454d9);
+static_assert(kTunGetIff.number == 0x800454d2 && kTunSetOffload.number == 0x400454d0);
+static_assert(kTunSetVnetHdrSz.number == 0x400454d8 && kTunSetSndBuf.number == 0x400454d4);
+static_assert(kTunSetCarrier.number == 0x400454e2 && kTunGetDevNetns.number == 0x54e3);
 static_assert(sizeof(ifreq) == 40 && sizeof(tun_filter) == 4);
 
 }  // namespace kernel_abi

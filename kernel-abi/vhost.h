@@ -205,7 +205,31 @@ inline constexpr unsigned kVhostDefaultMaxIotlbEntries = 2048;
 // EPERM (no owner). Only of use for requests that cannot answer so themselves.
 bool IsUnknownToVhost(int error);
 
-// ---- Layout, pinned ----------------------------------------------------------------------------
+// ---- Numbers and layout, pinned ----------------------------------------------------------------
+
+static_assert(kVhostGetFeatures.number == 0x8008af00 && kVhostSetFeatures.number == 0x4008af00);
+static_assert(kVhostSetOwner.number == 0xaf01 && kVhostResetOwner.number == 0xaf02);
+static_assert(kVhostSetMemTable.number == 0x4008af03 && kVhostSetLogBase.number == 0x4008af04);
+static_assert(kVhostSetLogFd.number == 0x4004af07 && kVhostSetVringNum.number == 0x4008af10);
+static_assert(kVhostSetVringAddr.number == 0x4028af11 && kVhostSetVringBase.number == 0x4008af12);
+static_assert(kVhostGetVringBase.number == 0xc008af12 && kVhostSetVringKick.number == 0x4008af20);
+static_assert(kVhostSetVringCall.number == 0x4008af21 && kVhostSetVringErr.number == 0x4008af22);
+static_assert(kVhostSetVringEndian.number == 0x4008af13);
+static_assert(kVhostGetVringEndian.number == 0x4008af14);
+static_assert(kVhostSetVringBusyloopTimeout.number == 0x4008af23);
+static_assert(kVhostGetVringBusyloopTimeout.number == 0x4008af24);
+static_assert(kVhostSetBackendFeatures.number == 0x4008af25);
+static_assert(kVhostGetBackendFeatures.number == 0x8008af26);
+static_assert(kVhostGetFeaturesArray.number == 0x8008af83);
+static_assert(kVhostSetFeaturesArray.number == 0x4008af83);
+static_assert(kVhostSetForkFromOwner.number == 0x4001af84);
+static_assert(kVhostGetForkFromOwner.number == 0x8001af85);
+static_assert(kVhostNewWorker.number == 0x8004af08 && kVhostFreeWorker.number == 0x4004af09);
+static_assert(kVhostAttachVringWorker.number == 0x4008af15);
+static_assert(kVhostGetVringWorker.number == 0xc008af16);
+static_assert(kVhostNetSetBackend.number == 0x4008af30);
+static_assert(kVhostVsockSetGuestCid.number == 0x4008af60);
+static_assert(kVhostVsockSetRunning.number == 0x4004af61);
 
 static_assert(sizeof(vhost_vring_state) == 8 && sizeof(vhost_vring_file) == 8);
 static_assert(sizeof(vhost_vring_addr) == 40 && offsetof(vhost_vring_addr, log_guest_addr) == 32);

@@ -133,6 +133,9 @@ int FakeVhost::SetFeatures(uint64_t low, uint64_t high) {
     if (world_.options().max_iotlb_entries <= 0) return -EFAULT;
     has_iotlb_ = true;
     iotlb_.clear();  // Each time anew.
+  } else if (AtLeast(world_.options(), 6, 12)) {
+    has_iotlb_ = false;  // Older kernels leave it on until RESET_OWNER or the last close.
+    iotlb_.clear();
   }
   features_ = low;
   features_high_ = high;
