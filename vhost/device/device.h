@@ -84,9 +84,9 @@ class Device {
   // transport has KVM signal the kick one and inject on the call one.
   virtual int kick_fd(int queue) const = 0;
   virtual int call_fd(int queue) const = 0;
-  // All queues signal the call eventfd of queue 0 from now on, and call_fd() gives that for each:
-  // for a transport that has one interrupt for everything. Before the guest runs. False if this
-  // device cannot do that; nothing has changed then.
+  // Makes one eventfd the call eventfd of all queues, so that whoever listens to that of queue 0
+  // hears all: for a transport that has one interrupt for everything. Before the guest runs and
+  // before call_fd() was asked for. False if this device cannot do that; nothing has changed then.
   virtual bool ShareCallFd() { return false; }
   // A guest notification that came as an exit: signals the kick eventfd.
   virtual void Notify(int queue) = 0;

@@ -30,6 +30,17 @@ absl::StatusOr<std::unique_ptr<QueueSet>> QueueSet::Create(kernel_abi::Kernel& k
   return set;
 }
 
+bool QueueSet::ShareCallFd() {
+  std::vector<kernel_abi::EventFd> copies;
+  for (int queue = 1; queue < count(); ++queue) {
+    const int copy = kernel_.Duplicate(queues_[0].call.get());
+    if (copy < 0) return false;
+    copies.emplace_back(kernel_, kernel_abi::UniqueFd(copy));
+  }
+  for (size_t i = 0; i < copies.size(); ++i) queues_[i + 1].call = std::move(copies[i]);
+  return true;
+}
+
 void QueueSet::ClearQueue(int queue) {
   Queue& q = queues_[queue];
   q.setup = {.size = model_.queue_max_size(queue)};
@@ -38,9 +49,11 @@ void QueueSet::ClearQueue(int queue) {
   if (q.watched_fd >= 0 && q.watched_fd == q.lent_kick_fd) RetireWatch(q);
   q.lent_kick_fd = -1;
   q.lent_call_fd = -1;
-  // What was signalled before belongs to a life that is over.
-  q.kick.Drain();
-  q.call.Drain();
+  q.kick.Drain();  // What was signalled before belongs to a life that is over.
+}
+
+void QueueSet::DrainCalls() {
+  for (const Queue& queue : queues_) queue.call.Drain();
 }
 
 void QueueSet::LendEventFds(int queue, int kick_fd, int call_fd) {

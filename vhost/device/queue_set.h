@@ -55,13 +55,20 @@ class QueueSet {
   void SetSetup(int queue, const VringSetup& setup) { queues_[queue].setup = setup; }
   bool enabled(int queue) const { return queues_[queue].enabled; }
   void SetEnabled(int queue) { queues_[queue].enabled = true; }
-  // As after creation: not enabled, largest size, no addresses, base 0, own eventfds and those
-  // drained. The queue must not run.
+  // As after creation: not enabled, largest size, no addresses, base 0, own eventfds, no kick
+  // pending. The queue must not run. An interrupt that is pending stays: it may be another queue's
+  // (ShareCallFd), and one too many is legal.
   void ClearQueue(int queue);
+  // No interrupt is pending any more: for a reset of the device, which is silent afterwards.
+  void DrainCalls();
   // Where the queue goes on at its next start, and which eventfds it uses until it is cleared
   // (lent, -1: its own).
   void SetBase(int queue, VringBase base) { queues_[queue].base = base; }
   void LendEventFds(int queue, int kick_fd, int call_fd);
+
+  // Makes one eventfd the call eventfd of all queues. Each has an fd of its own for it, which is as
+  // many as before. Before anything runs or is wired; false if there are no fds for it.
+  bool ShareCallFd();
 
   // The queue's own eventfds. Any thread, no lock: they never change.
   int kick_fd(int queue) const { return queues_[queue].kick.get(); }

@@ -302,6 +302,11 @@ int VirtioDevice::call_fd(int queue) const {
   return queues_->Has(queue) ? queues_->call_fd(queue) : -1;
 }
 
+bool VirtioDevice::ShareCallFd() {
+  absl::MutexLock lock(&mutex_);
+  return !queues_->running() && queues_->ShareCallFd();
+}
+
 void VirtioDevice::Notify(int queue) {
   if (queues_->Has(queue)) queues_->SignalKick(queue);
 }

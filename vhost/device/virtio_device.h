@@ -112,6 +112,7 @@ class VirtioDevice final : public Device, public MemoryListener, private DeviceH
   uint32_t config_generation() const override;
   int kick_fd(int queue) const override;
   int call_fd(int queue) const override;
+  bool ShareCallFd() override;
   void Notify(int queue) override;
   DeviceReport Report() const override;
 

@@ -194,15 +194,22 @@ void VirtioMmio::WriteQueueRegister(uint64_t offset, uint32_t value) {
       if (value == 1) {
         EnableQueue(device_, queue);
       } else if (value == 0 && device_.queue_enabled(queue)) {
-        device_.ResetQueue(queue);  // The driver takes the queue back (4.2.2.2).
+        ResetQueue(queue);  // The driver takes the queue back (4.2.2.2).
       }
       return;
     case abi::kMmioQueueReset:
-      if (value == 1 && device_.acked().Has(VirtioFeature::kRingReset)) device_.ResetQueue(queue);
+      if (value == 1 && device_.acked().Has(VirtioFeature::kRingReset)) ResetQueue(queue);
       return;
     default:
       return;
   }
+}
+
+void VirtioMmio::ResetQueue(int queue) {
+  device_.ResetQueue(queue);
+  // The device forgets what that queue signalled, and where the eventfd is shared what others did:
+  // an interrupt too many is legal, one too few is not.
+  kernel_abi::EventFd::SignalEventFd(kernel_, interrupt_fd_);
 }
 
 uint32_t VirtioMmio::InterruptStatus() const {

@@ -81,6 +81,7 @@ class VirtioMmio final : private Interrupter {
   uint32_t ReadQueueRegister(uint64_t offset) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WriteRegister(uint64_t offset, uint32_t value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WriteQueueRegister(uint64_t offset, uint32_t value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ResetQueue(int queue) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint32_t InterruptStatus() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ResetLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
