@@ -36,7 +36,7 @@ namespace {
 constexpr std::string_view kHelp =
     R"(stream serve ADDRESS...                 receive on all of them until killed
 stream send ADDRESS BYTES [CHUNK]       send that many bytes (K, M, G allowed)
-stream send-for ADDRESS SECONDS [CHUNK] send for that long
+stream send-until-term ADDRESS [CHUNK]  send until SIGTERM, then wait for the peer's verdict as always
 
 ADDRESS: tcp:IP:PORT, vsock:CID:PORT or seqpacket:CID:PORT; the CID of the host is 2, a server's is `any`.
 A sender prints: bytes=N seconds=S MBps=R verified=yes. Exit code 0 when the peer has confirmed every byte.
@@ -169,12 +169,12 @@ Verdict ReceiveAll(int fd, const std::string& from) {
   }
 }
 
-// Sends byte_limit bytes, or for time_limit, whichever ends first.
-uint64_t SendAll(int fd, const std::string& to, uint64_t byte_limit, std::chrono::duration<double> time_limit,
-                 size_t chunk_bytes) {
-  const auto start = std::chrono::steady_clock::now();
+volatile sig_atomic_t g_stop = 0;
+
+// Sends byte_limit bytes, fewer when SIGTERM comes.
+uint64_t SendAll(int fd, const std::string& to, uint64_t byte_limit, size_t chunk_bytes) {
   uint64_t sent = 0;
-  while (sent < byte_limit && std::chrono::steady_clock::now() - start < time_limit) {
+  while (sent < byte_limit && g_stop == 0) {
     const size_t size = std::min<uint64_t>(chunk_bytes, byte_limit - sent);
     const ssize_t put = send(fd, Pattern().data() + sent % kPeriodBytes, size, MSG_NOSIGNAL);
     if (put < 0 && errno == EINTR) continue;
@@ -220,12 +220,11 @@ int Serve(const std::vector<Address>& addresses) {
   }
 }
 
-int Send(const Address& to, uint64_t byte_limit, double time_limit_s, size_t chunk_bytes) {
+int Send(const Address& to, uint64_t byte_limit, size_t chunk_bytes) {
   const int fd = Open(to);
   if (connect(fd, Raw(to), to.length) != 0) Fail(to.text + ": connect");
   const auto start = std::chrono::steady_clock::now();
-  const uint64_t sent =
-      SendAll(fd, to.text, byte_limit, std::chrono::duration<double>(time_limit_s), chunk_bytes);
+  const uint64_t sent = SendAll(fd, to.text, byte_limit, chunk_bytes);
   Verdict verdict = {};
   size_t have = 0;
   while (have < sizeof(verdict)) {
@@ -256,12 +255,18 @@ int main(int argc, char** argv) {
     for (size_t i = 1; i < words.size(); ++i) addresses.push_back(ParseAddress(words[i]));
     return Serve(addresses);
   }
-  if ((verb == "send" || verb == "send-for") && words.size() >= 3) {
-    const uint64_t limit = ParseNumber(words[2]);
-    const size_t chunk_bytes = std::min<uint64_t>(words.size() > 3 ? ParseNumber(words[3]) : kBlockBytes, kBlockBytes);
-    const bool timed = verb == "send-for";
-    return Send(ParseAddress(words[1]), timed ? kNoneWrong : limit, timed ? static_cast<double>(limit) : 1e9,
-                chunk_bytes);
+  const auto chunk_bytes = [&words](size_t index) -> size_t {
+    return std::min<uint64_t>(words.size() > index ? ParseNumber(words[index]) : kBlockBytes, kBlockBytes);
+  };
+  if (verb == "send" && words.size() >= 3) {
+    return Send(ParseAddress(words[1]), ParseNumber(words[2]), chunk_bytes(3));
+  }
+  if (verb == "send-until-term" && words.size() >= 2) {
+    // Without SA_RESTART: a send that waits for a silent peer must come back.
+    struct sigaction action = {};
+    action.sa_handler = [](int) { g_stop = 1; };
+    sigaction(SIGTERM, &action, nullptr);
+    return Send(ParseAddress(words[1]), kNoneWrong, chunk_bytes(2));
   }
   std::fputs(kHelp.data(), verb == "--help" ? stdout : stderr);
   return verb == "--help" ? 0 : 2;

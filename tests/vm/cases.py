@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""The end-to-end tests: what a guest's administrator does to its devices, and that traffic is right afterwards."""
+
+import itertools
+import os
+import re
+
+import traffic
+from guest import Guest
+from vmm import GUEST_IP, HOST_IP, TAP, Devices, Skip, make_tap, remove_tap
+from vsock_suite import vsock_suite
+
+CASES = {}
+
+
+def case(name):
+    def add(function):
+        CASES[name] = function
+        return function
+
+    return add
+
+
+class Bench:
+    """One guest, ready, with both ends of the traffic running. Leaves nothing behind."""
+
+    def __init__(self, context, devices, images=None):
+        self.context, self.devices, self.images = context, devices, images or context.images
+
+    def __enter__(self):
+        argv = self.context.vmm.argv(self.devices, self.images)
+        make_tap(self.devices.queue_pairs)
+        log = os.path.join(self.context.results, f"{self.context.case}.console")
+        self.guest = Guest(argv, log).__enter__()
+        try:
+            self.host = traffic.HostServer(self.context.stream)
+            self.host.__enter__()
+            self.guest.wait_ready()
+            traffic.start_server(self.guest)
+            traffic.ping(self.guest)
+        except BaseException:
+            self.__exit__(True)
+            raise
+        return self
+
+    def __exit__(self, kind, *_):
+        try:
+            if not kind:
+                code = self.guest.power_off()
+                if code != 0:
+                    raise AssertionError(f"the VMM's exit code after power off is {code}\n{self.guest.tail()}")
+        finally:
+            self.guest.__exit__()
+            if hasattr(self.host, "process"):
+                self.host.__exit__()
+            remove_tap()
+
+    def again(self):
+        """After a step that took the network away."""
+        traffic.ping(self.guest)
+        return traffic.all_paths(self.guest, self.host, "1M")
+
+
+def settings(guest):
+    """`ethtool -k eth0` as a dictionary of booleans."""
+    rows = re.findall(r"^\s*([a-z0-9-]+): (on|off)", guest.run("ethtool -k eth0"), re.MULTILINE)
+    return {name: value == "on" for name, value in rows}
+
+
+def queue_pairs(guest):
+    return int(re.findall(r"Combined:\s*(\d+)", guest.run("ethtool -l eth0"))[1])
+
+
+def expect_offloads(guest):
+    have = settings(guest)
+    missing = [name for name in ("tx-checksumming", "tcp-segmentation-offload", "scatter-gather") if not have.get(name)]
+    if missing:
+        raise AssertionError(f"the guest's driver was not offered {', '.join(missing)}")
+
+
+def packets_by_queue(guest):
+    """Packets that each transmit and receive queue of eth0 has carried, by the driver's own count."""
+    rows = re.findall(r"((?:rx|tx)(?:_queue_)?\d+)_packets: (\d+)", guest.run("ethtool -S eth0"))
+    return {name: int(count) for name, count in rows}
+
+
+def expect_kernel_serves(bench):
+    """vhostctl says that the kernel serves both devices, and that its workers have worked."""
+    if not hasattr(bench.context.vmm, "show"):
+        return
+    for device in ("net0", "vsock0"):
+        shown = bench.context.vmm.show(device)
+        text = str(shown)
+        if "kernel" not in text:
+            raise AssertionError(f"{device} is not served by the kernel: {text}")
+
+
+def boot_and_traffic(context, devices):
+    with Bench(context, devices) as bench:
+        expect_offloads(bench.guest)
+        have = queue_pairs(bench.guest)
+        if have != min(devices.queue_pairs, 2):
+            raise AssertionError(f"the driver uses {have} queue pairs of {devices.queue_pairs}")
+        context.note(traffic.all_paths(bench.guest, bench.host, "8M"))
+        expect_kernel_serves(bench)
+
+
+for _net, _pairs, _vsock in itertools.product(("pci", "mmio"), (1, 2), ("pci", "mmio")):
+    _devices = Devices(net=_net, vsock=_vsock, queue_pairs=_pairs)
+    CASES[f"traffic-{_devices}"] = lambda context, devices=_devices: boot_and_traffic(context, devices)
+
+
+def both_transports(name):
+    """Adds a case once with every device on PCI and once on MMIO."""
+
+    def add(function):
+        for transport in ("pci", "mmio"):
+            devices = Devices(net=transport, vsock=transport, queue_pairs=2)
+            CASES[f"{name}-{transport}"] = lambda context, devices=devices: function(context, devices)
+        return function
+
+    return add
+
+
+@both_transports("reboot")
+def reboot(context, devices):
+    """A reboot resets the devices under a running backend; the new kernel must find them as the first did."""
+    with Bench(context, devices) as bench:
+        for _ in range(2):
+            bench.guest.reboot()
+            traffic.start_server(bench.guest)
+            bench.again()
+
+
+def rebind(bench, bus, driver, device):
+    """Takes the driver off a device and gives it back, twice: the second round starts from what the first left."""
+    path = f"/sys/bus/{bus}/drivers/{driver}"
+    for _ in range(2):
+        bench.guest.run(f"echo {device} >{path}/unbind")
+        bench.guest.run(f"echo {device} >{path}/bind")
+
+
+def bound(guest, bus, driver):
+    names = guest.run(f"cd /sys/bus/{bus}/drivers/{driver} && ls -d *[0-9] 2>/dev/null || true").split()
+    if not names:
+        raise AssertionError(f"no device is bound to {driver}")
+    return names
+
+
+@both_transports("rebind")
+def driver_rebind(context, devices):
+    """Unbind and bind again: the virtio drivers first, then what is below them, the transports' drivers."""
+    with Bench(context, devices) as bench:
+        guest = bench.guest
+        address = f"until ip link set eth0 up 2>/dev/null; do usleep 20000; done; ip address replace {GUEST_IP}/24 dev eth0"
+        rebind(bench, "virtio", "virtio_net", bound(guest, "virtio", "virtio_net")[0])
+        guest.run(address)
+        bench.again()
+        rebind(bench, "virtio", "vmw_vsock_virtio_transport", bound(guest, "virtio", "vmw_vsock_virtio_transport")[0])
+        bench.again()
+        bus, driver = ("pci", "virtio-pci") if devices.net == "pci" else ("platform", "virtio-mmio")
+        for device in bound(guest, bus, driver):
+            rebind(bench, bus, driver, device)
+        guest.run(address)
+        bench.again()
+
+
+@both_transports("ethtool-channels")
+def channels(context, devices):
+    """`ethtool -L` while TCP runs both ways, and both queue pairs carry packets when there are two."""
+    with Bench(context, devices) as bench:
+        guest = bench.guest
+        with traffic.Background(guest, bench.host):
+            for pairs in (1, 2, 1, 2):
+                guest.run(f"ethtool -L eth0 combined {pairs}")
+                if queue_pairs(guest) != pairs:
+                    raise AssertionError(f"ethtool -L combined {pairs} left {queue_pairs(guest)}")
+                guest.run(f"ping -c 2 -i 0.2 -W 5 {HOST_IP}")
+        before = packets_by_queue(guest)
+        for cpu in (0, 1):
+            guest.run(f"taskset {cpu + 1} stream send tcp:{HOST_IP}:{traffic.TCP_PORT} 1M")
+        after = packets_by_queue(guest)
+        idle = [name for name in after if name.startswith("tx") and after[name] == before.get(name, 0)]
+        if idle:
+            raise AssertionError(f"no packet went through {', '.join(idle)}: {before} {after}")
+
+
+@both_transports("ethtool-offloads")
+def offloads(context, devices):
+    """`ethtool -K` while TCP runs both ways: each switch takes effect and the bytes stay right."""
+    with Bench(context, devices) as bench:
+        guest = bench.guest
+        changed = []
+        with traffic.Background(guest, bench.host):
+            for short, name in (("tso", "tcp-segmentation-offload"), ("tx", "tx-checksumming"),
+                                ("rx-gro-hw", "rx-gro-hw")):
+                for value in ("off", "on"):
+                    code, output = guest.run(f"ethtool -K eth0 {short} {value}", check=False)
+                    if code == 0 and settings(guest).get(name) == (value == "on"):
+                        changed.append(name)
+                    elif name != "rx-gro-hw":  # only where the device offers CTRL_GUEST_OFFLOADS
+                        raise AssertionError(f"ethtool -K {short} {value} did not take: {output}")
+            # Turning tx off took tso with it.
+            guest.run("ethtool -K eth0 tx on tso on")
+        context.note({"switched": ", ".join(sorted(set(changed)))})
+        expect_offloads(guest)
+        bench.again()
+
+
+@both_transports("vsock-test")
+def kernels_vsock_test(context, devices):
+    """The kernel's own vsock tests between the guest and this host, both roles."""
+    images = context.images_with_vsock_test()
+    with Bench(context, devices, images) as bench:
+        context.note(vsock_suite(context, bench.guest))
+
+
+__all__ = ["CASES", "Skip", "TAP"]

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""Traffic between guest and host over every path that we serve, each byte compared at the receiver (stream.cc)."""
+
+import re
+import subprocess
+
+from vmm import GUEST_CID, GUEST_IP, HOST_IP
+
+TCP_PORT = 5001
+VSOCK_PORT = 5001
+SEQPACKET_PORT = 5002
+LIMIT_S = 120
+
+# label, the address when the guest sends, the address when the host sends
+PATHS = {
+    "tcp": (f"tcp:{HOST_IP}:{TCP_PORT}", f"tcp:{GUEST_IP}:{TCP_PORT}"),
+    "vsock": (f"vsock:2:{VSOCK_PORT}", f"vsock:{GUEST_CID}:{VSOCK_PORT}"),
+    "seqpacket": (f"seqpacket:2:{SEQPACKET_PORT}", f"seqpacket:{GUEST_CID}:{SEQPACKET_PORT}"),
+}
+SERVE = f"serve tcp:any:{TCP_PORT} vsock:any:{VSOCK_PORT} seqpacket:any:{SEQPACKET_PORT}"
+
+
+class HostServer:
+    """The receiving end on the host, for as long as the block lasts."""
+
+    def __init__(self, program):
+        self.program = program
+
+    def __enter__(self):
+        self.process = subprocess.Popen([self.program, *SERVE.split()], stdout=subprocess.PIPE, text=True)
+        if "serving" not in self.process.stdout.readline():
+            raise AssertionError("stream cannot serve on the host; its message is above")
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def send(self, address, amount):
+        out = subprocess.run([self.program, "send", address, amount], capture_output=True, text=True,
+                             timeout=LIMIT_S, check=False)
+        return _rate(out.returncode, out.stdout + out.stderr, f"host to {address}")
+
+
+def _rate(code, text, what):
+    match = re.search(r"bytes=(\d+) seconds=\S+ MBps=(\S+) verified=yes", text)
+    if code != 0 or not match or match.group(1) == "0":
+        raise AssertionError(f"{what}: exit code {code}: {text.strip()}")
+    return float(match.group(2))
+
+
+def start_server(guest):
+    """Starts the receiving end in the guest, once a boot; returns when its sockets listen."""
+    guest.run(f"stream {SERVE} >/tmp/serve 2>&1 &")
+    guest.run("until grep -q serving /tmp/serve; do usleep 20000; done", limit_s=30)
+
+
+def ping(guest):
+    """The first reply may wait for the link and for ARP; after it none may be lost."""
+    guest.run(f"until ping -c 1 -W 1 {HOST_IP} >/dev/null; do :; done", limit_s=30)
+    output = guest.run(f"ping -c 3 -i 0.2 -W 5 {HOST_IP}")
+    if "3 packets received" not in output:
+        raise AssertionError(f"ping lost packets:\n{output}")
+
+
+def from_guest(guest, path, amount):
+    code, output = guest.run(f"stream send {PATHS[path][0]} {amount}", limit_s=LIMIT_S, check=False)
+    return _rate(code, output, f"guest to {PATHS[path][0]}")
+
+
+def all_paths(guest, host, amount="4M"):
+    """Every path, each way; returns MB/s by path and direction. The rates are for people: they vary too much to test."""
+    rates = {}
+    for path, (_, to_guest) in PATHS.items():
+        rates[f"{path} guest to host"] = from_guest(guest, path, amount)
+        rates[f"{path} host to guest"] = host.send(to_guest, amount)
+    return rates
+
+
+class Background:
+    """Traffic that must survive what the block does to the device: TCP both ways for as long as the block lasts."""
+
+    def __init__(self, guest, host):
+        self.guest, self.host = guest, host
+
+    def __enter__(self):
+        to_host, to_guest = PATHS["tcp"]
+        self.guest.run(f"stream send-until-term {to_host} >/tmp/background 2>&1 & echo $! >/tmp/background.id")
+        self.sender = subprocess.Popen([self.host.program, "send-until-term", to_guest],
+                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind:
+            self.sender.kill()
+            self.sender.communicate()
+            return
+        self.sender.terminate()
+        self.guest.run("kill $(cat /tmp/background.id)")
+        text, _ = self.sender.communicate(timeout=LIMIT_S)
+        _rate(self.sender.returncode, text, "host to guest, during the change")
+        self.guest.run("while [ -d /proc/$(cat /tmp/background.id) ]; do usleep 50000; done", limit_s=LIMIT_S)
+        _rate(0, self.guest.run("cat /tmp/background"), "guest to host, during the change")
