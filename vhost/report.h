@@ -114,6 +114,22 @@ struct TapReport {
   std::optional<int> sndbuf_bytes;
 };
 
+// Which frames a driver of a network device wants (virtio 1.3, 5.1.6.5).
+struct ReceiveFilterReport {
+  bool promiscuous = true;  // also until the driver has said what it wants
+  bool all_multicast = false;
+  bool all_unicast = false;
+  bool no_multicast = false;
+  bool no_unicast = false;
+  bool no_broadcast = false;
+  bool unicast_overflow = false;    // more addresses than are kept: all of the kind pass
+  bool multicast_overflow = false;
+  std::vector<std::string> unicast;    // "52:54:00:12:34:56"
+  std::vector<std::string> multicast;
+  std::vector<uint16_t> vlans;
+  std::string applied_by;  // "tap", or why nobody does: "nobody: ..."
+};
+
 struct DeviceReport {
   std::string name;  // "net0"
   DeviceId id = DeviceId::kNet;
@@ -133,6 +149,8 @@ struct DeviceReport {
   std::optional<std::string> mac;
   std::optional<uint16_t> mtu;
   std::optional<int> active_queue_pairs;
+  std::optional<bool> link_up;  // as the driver sees it
+  std::optional<ReceiveFilterReport> receive_filter;
   uint64_t resets = 0;
   uint64_t starts = 0;
 };

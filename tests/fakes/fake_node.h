@@ -6,6 +6,7 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -86,6 +87,8 @@ struct FakeInterface {
   uint8_t mac[6] = {0x52, 0x54, 0, 0, 0, 1};
   int queues = 0;  // attached
   int disabled_queues = 0;
+  std::vector<std::array<uint8_t, 6>> filter;  // TUNSETTXFILTER; none: everything passes
+  bool filter_all_multicast = false;
 };
 
 class FakeVhost;

@@ -3,8 +3,11 @@
 
 #include <fcntl.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -192,7 +195,14 @@ int FakeTun::QueueRequest(FakeInterface& interface, unsigned long request, uintp
   if (request == kTunSetTxFilter.number) {
     uint16_t header[2] = {};
     if ((interface.flags & IFF_TAP) == 0) return -EINVAL;
-    return Get(&header, argument) != 0 ? -EFAULT : header[1];
+    if (Get(&header, argument) != 0) return -EFAULT;
+    std::vector<std::array<uint8_t, 6>> addresses(header[1]);
+    for (size_t i = 0; i < addresses.size(); ++i) {
+      if (Get(&addresses[i], argument + sizeof(header) + 6 * i) != 0) return -EFAULT;
+    }
+    interface.filter = std::move(addresses);
+    interface.filter_all_multicast = (header[0] & TUN_FLT_ALLMULTI) != 0;
+    return header[1];
   }
   if (request == kTunGetDevNetns.number) {
     if (!world_.options().cap_net_admin) return -EPERM;

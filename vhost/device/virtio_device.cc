@@ -120,7 +120,7 @@ void VirtioDevice::Locked(const std::function<void()>& action) {
 }
 
 void VirtioDevice::ConfigChanged() {
-  ++config_generation_;
+  NoteConfig();
   // virtio 1.3, 2.1.2 and 2.5: silent before DRIVER_OK.
   if (HasStatus(status_bit::kDriverOk) && interrupter_ != nullptr) interrupter_->ConfigChanged();
 }
@@ -190,14 +190,14 @@ absl::Status VirtioDevice::Start() {
 std::vector<StoppedVring> VirtioDevice::Reset() {
   std::vector<StoppedVring> stopped = queues_->Stop();
   for (int queue = 0; queue < queues_->count(); ++queue) queues_->ClearQueue(queue);
-  const std::vector<std::byte> config = model_->config();
+  queues_->DrainCalls();
+  NoteConfig();
   model_->Reset();
   if (status_ != 0) ++resets_;
   status_ = 0;
   acked_ = {};
   problem_.clear();
-  // What the driver had set in it (a MAC address) is gone.
-  if (model_->config() != config) ++config_generation_;
+  NoteConfig();  // What the driver had set in it (a MAC address) is gone.
   return stopped;
 }
 
@@ -291,7 +291,15 @@ void VirtioDevice::WriteConfig(uint32_t offset, std::span<const std::byte> from)
 
 uint32_t VirtioDevice::config_generation() const {
   absl::MutexLock lock(&mutex_);
+  NoteConfig();  // The driver itself may have changed it, by way of a control queue.
   return config_generation_;
+}
+
+void VirtioDevice::NoteConfig() const {
+  std::vector<std::byte> config = model_->config();
+  if (config == noted_config_) return;
+  noted_config_ = std::move(config);
+  ++config_generation_;
 }
 
 int VirtioDevice::kick_fd(int queue) const {
@@ -304,7 +312,7 @@ int VirtioDevice::call_fd(int queue) const {
 
 bool VirtioDevice::ShareCallFd() {
   absl::MutexLock lock(&mutex_);
-  return !queues_->running() && queues_->ShareCallFd();
+  return status_ == 0 && queues_->ShareCallFd();
 }
 
 void VirtioDevice::Notify(int queue) {

@@ -158,6 +158,8 @@ class VirtioDevice final : public Device, public MemoryListener, private DeviceH
   bool HasStatus(uint8_t bit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return (status_ & bit) != 0;
   }
+  // Moves the generation on if the configuration reads differently from when this was last called.
+  void NoteConfig() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   VirtioFeatures KnownFeatures() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::string name_;
@@ -178,7 +180,9 @@ class VirtioDevice final : public Device, public MemoryListener, private DeviceH
   uint8_t status_ ABSL_GUARDED_BY(mutex_) = 0;
   VirtioFeatures acked_ ABSL_GUARDED_BY(mutex_);
   std::string problem_ ABSL_GUARDED_BY(mutex_);
-  uint32_t config_generation_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Brought up to date when they are looked at.
+  mutable uint32_t config_generation_ ABSL_GUARDED_BY(mutex_) = 0;
+  mutable std::vector<std::byte> noted_config_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const MemoryTable> memory_ ABSL_GUARDED_BY(mutex_);
   uint64_t resets_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t starts_ ABSL_GUARDED_BY(mutex_) = 0;

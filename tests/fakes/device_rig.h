@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernel-abi/kernel.h"
+#include "tests/fakes/driver_ring.h"
+#include "tests/fakes/fake_backend.h"
+#include "tests/fakes/guest_ram.h"
+#include "tests/fakes/manual_loop.h"
+#include "vhost/device/backend_selector.h"
+#include "vhost/device/device_model.h"
+#include "vhost/device/virtio_device.h"
+#include "vhost/guest_memory.h"
+
+namespace fakes {
+
+// A device with all that is around it, and a driver that brings it up as Linux does.
+class DeviceRig {
+ public:
+  class Interrupts final : public vhost::Interrupter {
+   public:
+    void ConfigChanged() override { ++changes; }
+    int changes = 0;
+  };
+
+  static constexpr uint8_t kAgreed = vhost::device_status::kAcknowledge |
+                                     vhost::device_status::kDriver |
+                                     vhost::device_status::kFeaturesOk;
+  static constexpr uint8_t kRunning = kAgreed | vhost::device_status::kDriverOk;
+
+  explicit DeviceRig(std::string name) : name_(std::move(name)) {
+    EXPECT_TRUE(memory.Add(ram.region()).ok());
+  }
+
+  void Build(std::unique_ptr<vhost::DeviceModel> model, int backend_queues) {
+    auto fake = std::make_unique<FakeBackend>(state, vhost::BackendKind::kKernel, backend_queues);
+    backend = fake.get();
+    std::vector<vhost::BackendCandidate> candidates;
+    candidates.push_back({vhost::BackendKind::kKernel, std::move(fake)});
+    auto selector =
+        vhost::BackendSelector::Create(vhost::OffloadPolicy::kRequire, std::move(candidates));
+    ASSERT_TRUE(selector.ok()) << selector.status();
+    auto created = vhost::VirtioDevice::Create({.name = name_,
+                                                .kernel = &kernel_abi::LinuxKernel(),
+                                                .memory = &memory,
+                                                .loop = &loop,
+                                                .model = std::move(model),
+                                                .backends = *std::move(selector)});
+    ASSERT_TRUE(created.ok()) << created.status();
+    device = *std::move(created);
+    device->SetInterrupter(&interrupts, "test");
+  }
+
+  // Negotiates as far as FEATURES_OK.
+  void Ack(vhost::VirtioFeatures features) {
+    device->WriteStatus(vhost::device_status::kAcknowledge);
+    device->WriteStatus(vhost::device_status::kAcknowledge | vhost::device_status::kDriver);
+    device->WriteDriverFeatures(0, static_cast<uint32_t>(features.low()));
+    device->WriteDriverFeatures(1, static_cast<uint32_t>(features.low() >> 32));
+    device->WriteDriverFeatures(2, static_cast<uint32_t>(features.high()));
+    device->WriteStatus(kAgreed);
+  }
+  DriverRing& AddQueue(int queue, uint16_t size = 16) {
+    const bool event_idx = device->acked().Has(vhost::VirtioFeature::kEventIdx);
+    rings[queue] =
+        std::make_unique<DriverRing>(ram, DriverRing::Options{.size = size, .event_idx = event_idx});
+    device->WriteQueueSetup(queue, rings[queue]->setup());
+    device->EnableQueue(queue);
+    return *rings[queue];
+  }
+  // Up to DRIVER_OK, with the first `queues` queues (-1: all).
+  void BringUp(vhost::VirtioFeatures features, int queues = -1) {
+    Ack(features);
+    for (int q = 0; q < (queues < 0 ? device->queue_count() : queues); ++q) AddQueue(q);
+    device->WriteStatus(kRunning);
+    ASSERT_EQ(device->status(), kRunning) << device->Report().problem;
+    loop.Pump();
+  }
+  // Kicks a queue that the device serves itself, and lets it work.
+  void Kick(int queue) {
+    device->Notify(queue);
+    loop.Pump();
+  }
+  std::vector<int> OnBackend() const {
+    std::vector<int> queues;
+    for (const auto& [queue, vring] : state->vrings) queues.push_back(queue);
+    return queues;
+  }
+  std::string Problem() const { return device->Report().problem; }
+
+  GuestRam ram;
+  vhost::GuestMemory memory;
+  ManualLoop loop;
+  std::shared_ptr<FakeBackend::State> state = std::make_shared<FakeBackend::State>();
+  FakeBackend* backend = nullptr;
+  Interrupts interrupts;
+  std::map<int, std::unique_ptr<DriverRing>> rings;
+  std::unique_ptr<vhost::VirtioDevice> device;  // dies first
+
+ private:
+  std::string name_;
+};
+
+}  // namespace fakes

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#include "vhost/device/net_device.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernel-abi/system_error.h"
+#include "kernel-abi/virtio.h"
+#include "vhost/device/net_features.h"
+
+namespace vhost {
+namespace {
+
+using enum VirtioFeature;
+
+constexpr uint16_t kMinMtu = 68;  // virtio 1.3, 5.1.4.1
+constexpr uint16_t kControlQueueSize = 64;
+// Up to max_virtqueue_pairs and mtu, behind which there is nothing that is offered.
+constexpr size_t kConfigBytes = offsetof(kernel_abi::VirtioNetConfig, speed);
+
+absl::Status CheckOptions(const NetPort& port, const NetDeviceOptions& options) {
+  if (!IsUsable(options.mac)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Describe(options.mac), " is no MAC address that an interface can have"));
+  }
+  if (options.mtu.has_value() && *options.mtu < kMinMtu) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("an MTU of ", *options.mtu, " bytes: the smallest is ", kMinMtu));
+  }
+  if (options.queue_pairs < 1 || options.queue_pairs > kernel_abi::kNetCtrlMqVqPairsMax) {
+    return absl::InvalidArgumentError(absl::StrCat(options.queue_pairs, " queue pairs: 1 to ",
+                                                   kernel_abi::kNetCtrlMqVqPairsMax, " can be"));
+  }
+  if (options.queue_pairs > port.queue_pairs()) {
+    return absl::InvalidArgumentError(absl::StrCat(options.queue_pairs,
+                                                   " queue pairs, but the port has ",
+                                                   port.queue_pairs(), " queues"));
+  }
+  if (options.queue_pairs > 1 && options.withheld.Has(kNetCtrlVq)) {
+    return absl::InvalidArgumentError("more than one queue pair needs VIRTIO_NET_F_CTRL_VQ");
+  }
+  if (!std::has_single_bit(options.queue_size) || options.queue_size > kMaxQueueSize) {
+    return absl::InvalidArgumentError(absl::StrCat("a queue size of ", options.queue_size,
+                                                   ": a power of two up to ", kMaxQueueSize,
+                                                   " can be"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<NetDevice>> NetDevice::Create(std::unique_ptr<NetPort> port,
+                                                             NetDeviceOptions options) {
+  if (absl::Status status = CheckOptions(*port, options); !status.ok()) return status;
+  return std::unique_ptr<NetDevice>(new NetDevice(std::move(port), std::move(options)));
+}
+
+NetDevice::NetDevice(std::unique_ptr<NetPort> port, NetDeviceOptions options)
+    : port_(std::move(port)),
+      options_(std::move(options)),
+      features_(WantedFeatures()),
+      link_up_(options_.link_up) {
+  filter_.mac = options_.mac;
+}
+
+VirtioFeatures NetDevice::WantedFeatures() const {
+  VirtioFeatures features = {kVersion1,       kRingReset,       kIndirectDesc, kEventIdx,
+                             kNetMac,         kNetStatus,       kNetMrgRxbuf,  kNetCtrlVq,
+                             kNetCtrlRx,      kNetCtrlRxExtra,  kNetCtrlVlan,  kNetCtrlMacAddr,
+                             kNetGuestAnnounce, kNetCtrlGuestOffloads};
+  features.Set(kNetMtu, options_.mtu.has_value());
+  features.Set(kNetMq, options_.queue_pairs > 1);
+  features = features | ToGuestFeatures(port_->to_guest()) | FromGuestFeatures(port_->from_guest());
+  return WithoutOrphans(features - options_.withheld);
+}
+
+// ---- Queues ------------------------------------------------------------------------------------
+
+int NetDevice::queue_count() const {
+  return 2 * options_.queue_pairs + (features_.Has(kNetCtrlVq) ? 1 : 0);
+}
+
+uint16_t NetDevice::queue_max_size(int queue) const {
+  return queue == 2 * options_.queue_pairs ? kControlQueueSize : options_.queue_size;
+}
+
+QueueRole NetDevice::role(int queue, VirtioFeatures acked) const {
+  const int pairs = acked.Has(kNetMq) ? options_.queue_pairs : 1;
+  if (queue < 2 * pairs) return {absl::StrCat(queue % 2 == 0 ? "rx" : "tx", queue / 2), false};
+  if (queue == 2 * pairs && acked.Has(kNetCtrlVq)) return {"control", true};
+  return {"unused", false};
+}
+
+absl::Status NetDevice::CheckFeatures(VirtioFeatures acked) const {
+  return CheckNetFeatures(acked);
+}
+
+absl::Status NetDevice::AttachPairs(int from, int to, bool attached) {
+  for (int pair = from; pair < to; ++pair) {
+    if (absl::Status status = port_->SetQueueAttached(pair, attached); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status NetDevice::Prepare(VirtioFeatures acked) {
+  if (absl::Status status = port_->SetHeaderBytes(NetHeaderBytes(acked)); !status.ok()) {
+    return status;
+  }
+  if (absl::Status status = port_->SetOffloads(ToGuestOffloads(acked)); !status.ok()) return status;
+  // One pair until the driver asks for more (5.1.6.5.5): what is attached and not read is lost.
+  active_pairs_ = 1;
+  if (absl::Status status = AttachPairs(0, 1, true); !status.ok()) return status;
+  if (absl::Status status = AttachPairs(1, options_.queue_pairs, false); !status.ok()) {
+    return status;
+  }
+  acked_ = acked;
+  return absl::OkStatus();
+}
+
+absl::Status NetDevice::SetQueuePairs(int pairs) {
+  const int before = active_pairs_;
+  // A pair is attached before its rings run and detached after they stopped, so that no packet is
+  // steered to a queue that nobody reads for longer than the change takes.
+  if (absl::Status status = AttachPairs(before, pairs, true); !status.ok()) {
+    AttachPairs(before, pairs, false).IgnoreError();
+    return status;
+  }
+  active_pairs_ = pairs;
+  absl::Status status = host()->ApplyActiveQueues();
+  if (!status.ok()) {
+    active_pairs_ = before;
+    AttachPairs(before, pairs, false).IgnoreError();
+    return status;
+  }
+  if (status = AttachPairs(pairs, before, false); !status.ok()) {
+    // The rings must run where packets still arrive.
+    active_pairs_ = before;
+    AttachPairs(pairs, before, true).IgnoreError();
+    if (absl::Status undo = host()->ApplyActiveQueues(); !undo.ok()) {
+      status = kernel_abi::AddAdvice(status,
+                                     absl::StrCat("and back: ", std::string(undo.message())));
+    }
+  }
+  return status;
+}
+
+absl::StatusOr<bool> NetDevice::Serve(int, inprocess::SplitQueue& ring) {
+  int left = kControlQueueSize;
+  do {
+    ring.DisableKicks();
+    for (; left > 0; --left) {
+      absl::StatusOr<std::optional<inprocess::DescChain>> chain = ring.Take();
+      if (!chain.ok()) return chain.status();
+      if (!chain->has_value()) break;
+      if (absl::Status status = Answer(**std::move(chain)); !status.ok()) return status;
+      ring.SignalUsed();
+    }
+  } while (left > 0 && ring.EnableKicks());
+  return left == 0;
+}
+
+absl::Status NetDevice::Answer(inprocess::DescChain chain) {
+  // 5.1.6.5: what the device reads, then a byte for its answer.
+  if (chain.writable_bytes() < 1) {
+    return absl::InvalidArgumentError("a command without room for its answer");
+  }
+  uint8_t answer = kernel_abi::kNetCtrlErr;
+  if (chain.readable_bytes() <= kMaxNetCommandBytes) {
+    std::vector<std::byte> command(chain.readable_bytes());
+    if (absl::Status status = chain.Read(0, command); !status.ok()) return status;
+    answer = HandleNetCommand(command, acked_, filter_, *this);
+  }
+  if (absl::Status status = chain.Write(0, std::as_bytes(std::span(&answer, 1))); !status.ok()) {
+    return status;
+  }
+  chain.Return(sizeof(answer));
+  return absl::OkStatus();
+}
+
+absl::Status NetDevice::SetGuestOffloads(VirtioFeatures offloads) {
+  return port_->SetOffloads(ToGuestOffloads(offloads));
+}
+
+void NetDevice::ReceiveFilterChanged() {
+  // A driver that cannot tell us its address must not have it filtered away.
+  if (!acked_.Has(kNetCtrlMacAddr)) {
+    filter_applied_by_ = "nobody: the driver did not negotiate VIRTIO_NET_F_CTRL_MAC_ADDR";
+    return;
+  }
+  filter_applied_by_ = port_->SetReceiveFilter(filter_);
+}
+
+void NetDevice::Reset() {
+  acked_ = {};
+  active_pairs_ = 1;
+  announce_ = false;
+  filter_ = ReceiveFilter();
+  filter_.mac = options_.mac;
+  if (!filter_applied_by_.empty()) port_->SetReceiveFilter(filter_);
+  filter_applied_by_.clear();
+}
+
+// ---- Configuration space -----------------------------------------------------------------------
+
+std::vector<std::byte> NetDevice::config() const {
+  kernel_abi::VirtioNetConfig config{};
+  std::copy(filter_.mac.begin(), filter_.mac.end(), config.mac);
+  config.status = static_cast<uint16_t>((link_up_ ? kernel_abi::kNetStatusLinkUp : 0) |
+                                        (announce_ ? kernel_abi::kNetStatusAnnounce : 0));
+  config.max_virtqueue_pairs = static_cast<uint16_t>(options_.queue_pairs);
+  config.mtu = options_.mtu.value_or(0);
+  const auto bytes = std::as_bytes(std::span(&config, 1)).first(kConfigBytes);
+  return {bytes.begin(), bytes.end()};
+}
+
+void NetDevice::SetLinkUp(bool up) {
+  Locked([this, up] {
+    if (std::exchange(link_up_, up) != up && host() != nullptr) host()->ConfigChanged();
+  });
+}
+
+bool NetDevice::Announce() {
+  bool asked = false;
+  Locked([&] {
+    asked = acked_.Has(kNetGuestAnnounce);
+    if (asked && !std::exchange(announce_, true)) host()->ConfigChanged();
+  });
+  return asked;
+}
+
+// The bit is cleared without a change being told: the driver has just told us (5.1.6.5.4.2).
+void NetDevice::AnnounceAcked() { announce_ = false; }
+
+void NetDevice::Describe(DeviceReport& report) const {
+  report.mac = vhost::Describe(filter_.mac);
+  report.mtu = options_.mtu;
+  report.active_queue_pairs = active_pairs_;
+  report.link_up = link_up_;
+  report.receive_filter = vhost::Describe(filter_);
+  report.receive_filter->applied_by = filter_applied_by_;
+  report.taps.push_back(port_->Report());
+}
+
+}  // namespace vhost
