@@ -63,6 +63,26 @@ std::string BackendText(const std::optional<BackendReport>& backend) {
                       backend->running ? "running" : "stopped");
 }
 
+std::string FilterText(const ReceiveFilterReport& filter) {
+  std::vector<std::string> words;
+  const auto add = [&words](bool set, const char* word) {
+    if (set) words.push_back(word);
+  };
+  add(filter.promiscuous, "promiscuous");
+  add(filter.all_unicast, "all-unicast");
+  add(filter.all_multicast, "all-multicast");
+  add(filter.no_unicast, "no-unicast");
+  add(filter.no_multicast, "no-multicast");
+  add(filter.no_broadcast, "no-broadcast");
+  for (const std::string& mac : filter.unicast) words.push_back(Printable(mac));
+  add(filter.unicast_overflow, "and-more-unicast");
+  for (const std::string& mac : filter.multicast) words.push_back(Printable(mac));
+  add(filter.multicast_overflow, "and-more-multicast");
+  for (const uint16_t vlan : filter.vlans) words.push_back(absl::StrCat("vlan ", vlan));
+  words.push_back(absl::StrCat("(applied by ", Text(filter.applied_by, "nobody"), ")"));
+  return Wrapped(words, kValueColumn);
+}
+
 void Identity(std::string* out, const control::ProcessInfo& process, const DeviceReport& report) {
   absl::StrAppend(out, Text(report.name, "(no name)"), ": ", Name(report.id), ", ",
                   Text(report.transport, "no transport"), ", VM ", Text(process.vm, "(no name)"),
@@ -80,6 +100,10 @@ void Identity(std::string* out, const control::ProcessInfo& process, const Devic
   if (report.mtu.has_value()) Fact(out, "mtu", absl::StrCat(*report.mtu, " bytes"));
   if (report.active_queue_pairs.has_value()) {
     Fact(out, "queue pairs", absl::StrCat(*report.active_queue_pairs, " active"));
+  }
+  if (report.link_up.has_value()) Fact(out, "link", *report.link_up ? "up" : "down");
+  if (report.receive_filter.has_value()) {
+    Fact(out, "receive filter", FilterText(*report.receive_filter));
   }
   if (report.guest_cid.has_value()) Fact(out, "guest cid", absl::StrCat(*report.guest_cid));
 }

@@ -28,6 +28,9 @@ constexpr char kNetText[] = R"(net0: net, virtio-pci 00:01.0, VM demo, process 1
   mac:            52:54:00:12:34:56
   mtu:            1500 bytes
   queue pairs:    1 active
+  link:           up
+  receive filter: all-multicast 52:54:00:00:00:07 33:33:00:00:00:01 and-more-multicast vlan 0 vlan 5
+                  (applied by tap)
   offered:        0x20000000120000021 VIRTIO_NET_F_CSUM VIRTIO_NET_F_MAC VIRTIO_F_EVENT_IDX
                   VIRTIO_F_VERSION_1 VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO
   acked:          0x100000020 VIRTIO_NET_F_MAC VIRTIO_F_VERSION_1

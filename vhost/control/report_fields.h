@@ -140,6 +140,22 @@ void Fields(Archive& archive, Report& backend) {
   archive.List("workers", backend.workers);
 }
 
+template <typename Archive, ReportOf<ReceiveFilterReport> Report>
+void Fields(Archive& archive, Report& filter) {
+  archive.Value("promiscuous", filter.promiscuous);
+  archive.Value("all_multicast", filter.all_multicast);
+  archive.Value("all_unicast", filter.all_unicast);
+  archive.Value("no_multicast", filter.no_multicast);
+  archive.Value("no_unicast", filter.no_unicast);
+  archive.Value("no_broadcast", filter.no_broadcast);
+  archive.Value("unicast_overflow", filter.unicast_overflow);
+  archive.Value("multicast_overflow", filter.multicast_overflow);
+  archive.Value("unicast", filter.unicast);
+  archive.Value("multicast", filter.multicast);
+  archive.Value("vlans", filter.vlans);
+  archive.Value("applied_by", filter.applied_by);
+}
+
 template <typename Archive, ReportOf<DeviceReport> Report>
 void Fields(Archive& archive, Report& device) {
   archive.Value("name", device.name);
@@ -162,6 +178,8 @@ void Fields(Archive& archive, Report& device) {
   archive.Value("mac", device.mac);
   archive.Value("mtu", device.mtu);
   archive.Value("active_queue_pairs", device.active_queue_pairs);
+  archive.Value("link_up", device.link_up);
+  archive.Object("receive_filter", device.receive_filter);
   archive.Value("resets", device.resets);
   archive.Value("starts", device.starts);
 }

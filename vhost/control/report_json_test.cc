@@ -63,7 +63,11 @@ TEST(ReportJson, HasEveryMember) {
            R"({"name":"tap0","queues":2,"active_queues":1,"vnet_header":true,"header_bytes":12,)"
            R"("offloads":["CSUM","TSO4"],"link_up":true,"mtu":1500,"sndbuf_bytes":1048576})",
            R"("guest_cid":null,"mac":"52:54:00:12:34:56","mtu":1500,"active_queue_pairs":1,)"
-           R"("resets":1,"starts":2})",
+           R"("link_up":true,"receive_filter":{"promiscuous":false,"all_multicast":true,)"
+           R"("all_unicast":false,"no_multicast":false,"no_unicast":false,"no_broadcast":false,)"
+           R"("unicast_overflow":false,"multicast_overflow":true,)"
+           R"("unicast":["52:54:00:00:00:07"],"multicast":["33:33:00:00:00:01"],"vlans":[0,5],)"
+           R"("applied_by":"tap"},"resets":1,"starts":2})",
        }) {
     EXPECT_THAT(json, HasSubstr(member));
   }

@@ -143,6 +143,14 @@ inline DeviceReport SampleNet() {
   report.mac = "52:54:00:12:34:56";
   report.mtu = 1500;
   report.active_queue_pairs = 1;
+  report.link_up = true;
+  report.receive_filter = ReceiveFilterReport{.promiscuous = false,
+                                              .all_multicast = true,
+                                              .multicast_overflow = true,
+                                              .unicast = {"52:54:00:00:00:07"},
+                                              .multicast = {"33:33:00:00:00:01"},
+                                              .vlans = {0, 5},
+                                              .applied_by = "tap"};
   report.resets = 1;
   report.starts = 2;
   return report;

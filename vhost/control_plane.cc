@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#include "vhost/control_plane.h"
+
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernel-abi/system_error.h"
+#include "vhost/control/commands.h"
+#include "vhost/control/runtime_directory.h"
+#include "vhost/control/server.h"
+#include "vhost/device/tap_port.h"
+#include "vhost/epoll_loop.h"
+#include "vhost/fd_budget.h"
+#include "vhost/version.h"
+
+namespace vhost {
+namespace {
+
+// What a device opens at most, for CheckFdBudget. Of a queue: kick and call eventfd; and what a
+// kernel backend adds for it, an error eventfd. Of a queue pair: a vhost node and a TAP's queue. Of
+// a transport: an eventfd for configuration changes, and a few for what comes and goes.
+constexpr int kFdsOfAQueue = 3;
+constexpr int kFdsOfAQueuePair = 2 * kFdsOfAQueue + 2;
+constexpr int kFdsOfATransport = 4;
+
+// Not to be told from a card's by its shape: bit 1 of the first byte says "locally administered".
+absl::StatusOr<MacAddress> RandomMac() {
+  MacAddress mac;
+  if (getrandom(mac.data(), mac.size(), 0) != static_cast<ssize_t>(mac.size())) {
+    return kernel_abi::MakeSystemError(
+        {.error = errno, .subject = "MAC address", .call = "getrandom"});
+  }
+  mac[0] = static_cast<uint8_t>((mac[0] & 0xfc) | 0x02);
+  return mac;
+}
+
+template <typename MakeBackend>
+absl::StatusOr<BackendSelector> SelectBackend(OffloadPolicy policy, MakeBackend make) {
+  std::vector<BackendCandidate> candidates;
+  // A node that may not serve is not opened either: it would be owned, and have a worker.
+  if (policy != OffloadPolicy::kNever) candidates.push_back({BackendKind::kKernel, make()});
+  return BackendSelector::Create(policy, std::move(candidates));
+}
+
+}  // namespace
+
+// The control socket's view of the control plane.
+class ControlPlane::ControlSubject final : public control::Subject {
+ public:
+  explicit ControlSubject(const ControlPlane& plane) : plane_(plane) {}
+  control::ProcessInfo Process() const override {
+    return {plane_.options_.vm_name, getpid(), LibraryVersion()};
+  }
+  std::vector<DeviceReport> Describe() const override { return plane_.Describe(); }
+  absl::StatusOr<DeviceReport> Describe(absl::string_view device) const override {
+    return plane_.Describe(device);
+  }
+
+ private:
+  const ControlPlane& plane_;
+};
+
+absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Create(ControlPlaneOptions options) {
+  if (options.memory == nullptr) {
+    return absl::InvalidArgumentError("control plane: no guest memory was given");
+  }
+  std::unique_ptr<ControlPlane> plane(new ControlPlane(std::move(options)));
+  if (plane->options_.loop == nullptr) {
+    absl::StatusOr<std::unique_ptr<EpollLoop>> loop = EpollLoop::Create();
+    if (!loop.ok()) return loop.status();
+    plane->own_loop_ = *std::move(loop);
+    plane->loop_ = plane->own_loop_.get();
+  }
+  if (plane->options_.control_socket.has_value()) {
+    if (absl::Status status = plane->OpenSocket(); !status.ok()) return status;
+  }
+  return plane;
+}
+
+ControlPlane::ControlPlane(ControlPlaneOptions options)
+    : options_(std::move(options)),
+      kernel_(options_.kernel != nullptr ? *options_.kernel : kernel_abi::LinuxKernel()),
+      memory_(*options_.memory),
+      loop_(options_.loop) {}
+
+absl::Status ControlPlane::OpenSocket() {
+  control::ServerOptions server = {.path = options_.control_socket->path,
+                                   .group = options_.control_socket->group};
+  if (server.path.empty()) {
+    const std::string directory = control::RuntimeDirectory();
+    absl::StatusOr<std::string> path = control::SocketPath(directory, options_.vm_name, getpid());
+    if (!path.ok()) return path.status();
+    if (absl::Status status = control::MakeRuntimeDirectory(directory, server.group);
+        !status.ok()) {
+      return kernel_abi::AddContext(status, "control socket");
+    }
+    control::RemoveStaleSockets(directory);
+    server.path = *std::move(path);
+  }
+  subject_ = std::make_unique<ControlSubject>(*this);
+  absl::StatusOr<std::unique_ptr<control::Server>> opened =
+      control::Server::Create(*loop_, control::HandlerFor(*subject_), server);
+  if (!opened.ok()) return opened.status();
+  server_ = *std::move(opened);
+  return absl::OkStatus();
+}
+
+ControlPlane::~ControlPlane() {
+  server_.reset();  // Nobody asks any more.
+  Entries entries;
+  {
+    absl::MutexLock lock(&mutex_);
+    entries.swap(devices_);
+  }
+  Destroy(std::move(entries));
+}
+
+void ControlPlane::Destroy(Entries entries) {
+  std::vector<kernel_abi::UniqueFd> slow;
+  for (auto& [name, entry] : entries) {
+    for (kernel_abi::UniqueFd& fd : entry.device->Release()) slow.push_back(std::move(fd));
+  }
+  kernel_abi::CloseInParallel(std::move(slow));
+}
+
+absl::StatusOr<VirtioDevice*> ControlPlane::AddNet(NetOptions options) {
+  const std::string name = options.name;
+  return Add(name, [&] { return MakeNet(std::move(options)); });
+}
+
+absl::StatusOr<VirtioDevice*> ControlPlane::AddVsock(VsockOptions options) {
+  const std::string name = options.name;
+  return Add(name, [&] { return MakeVsock(std::move(options)); });
+}
+
+absl::StatusOr<VirtioDevice*> ControlPlane::Add(
+    const std::string& name, const std::function<absl::StatusOr<Entry>()>& make) {
+  if (absl::Status status = Reserve(name); !status.ok()) return status;
+  auto unreserve = absl::MakeCleanup([&] { Unreserve(name); });
+  absl::StatusOr<Entry> entry = make();
+  if (!entry.ok()) return kernel_abi::AddContext(entry.status(), name);
+  std::move(unreserve).Cancel();
+  VirtioDevice* device = entry->device.get();
+  absl::MutexLock lock(&mutex_);
+  devices_[name] = *std::move(entry);
+  return device;
+}
+
+absl::Status ControlPlane::Reserve(const std::string& name) {
+  if (name.empty()) return absl::InvalidArgumentError("device: has no name");
+  if (name.find('/') != std::string::npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("device ", name, ": a name has no '/', which stands between VM and device"));
+  }
+  absl::MutexLock lock(&mutex_);
+  if (!devices_.emplace(name, Entry{}).second) {
+    return absl::AlreadyExistsError(absl::StrCat("device ", name, ": there is one of that name"));
+  }
+  return absl::OkStatus();
+}
+
+void ControlPlane::Unreserve(const std::string& name) {
+  absl::MutexLock lock(&mutex_);
+  devices_.erase(name);
+}
+
+absl::StatusOr<ControlPlane::Entry> ControlPlane::MakeNet(NetOptions options) {
+  const int pairs = options.device.queue_pairs;
+  absl::Status budget = CheckFdBudget(pairs * kFdsOfAQueuePair + kFdsOfAQueue + kFdsOfATransport);
+  if (!budget.ok()) return budget;
+  if (options.device.mac == MacAddress{}) {
+    absl::StatusOr<MacAddress> mac = RandomMac();
+    if (!mac.ok()) return mac.status();
+    options.device.mac = *mac;
+  }
+  options.tap.queues = pairs;
+  absl::StatusOr<std::unique_ptr<Tap>> tap = Tap::Create(kernel_, std::move(options.tap));
+  if (!tap.ok()) return tap.status();
+  // The backend is lent the TAP's fds; both are the device's, and the backend goes first.
+  options.backend.tap_fds = (*tap)->fds();
+  absl::StatusOr<BackendSelector> backends = SelectBackend(
+      options.policy, [&] { return NetBackend::Create(kernel_, std::move(options.backend)); });
+  if (!backends.ok()) return backends.status();
+  absl::StatusOr<std::unique_ptr<NetDevice>> net =
+      NetDevice::Create(std::make_unique<TapPort>(*std::move(tap)), options.device);
+  if (!net.ok()) return net.status();
+  Entry entry;
+  entry.net = net->get();
+  absl::StatusOr<std::unique_ptr<VirtioDevice>> device =
+      VirtioDevice::Create({.name = options.name,
+                            .kernel = &kernel_,
+                            .memory = &memory_,
+                            .loop = loop_,
+                            .model = *std::move(net),
+                            .backends = *std::move(backends)});
+  if (!device.ok()) return device.status();
+  entry.device = *std::move(device);
+  return entry;
+}
+
+absl::StatusOr<ControlPlane::Entry> ControlPlane::MakeVsock(VsockOptions options) {
+  absl::Status budget = CheckFdBudget(3 * kFdsOfAQueue + 1 + kFdsOfATransport);
+  if (!budget.ok()) return budget;
+  absl::StatusOr<BackendSelector> backends =
+      SelectBackend(options.policy, [&]() -> absl::StatusOr<std::unique_ptr<Backend>> {
+        auto backend = VsockBackend::Create(kernel_, std::move(options.backend));
+        if (!backend.ok()) return backend.status();
+        options.device.guest_cid = (*backend)->guest_cid();
+        return backend;
+      });
+  if (!backends.ok()) return backends.status();
+  absl::StatusOr<std::unique_ptr<VsockDevice>> vsock = VsockDevice::Create(options.device);
+  if (!vsock.ok()) return vsock.status();
+  Entry entry;
+  entry.vsock = vsock->get();
+  absl::StatusOr<std::unique_ptr<VirtioDevice>> device =
+      VirtioDevice::Create({.name = options.name,
+                            .kernel = &kernel_,
+                            .memory = &memory_,
+                            .loop = loop_,
+                            .model = *std::move(vsock),
+                            .backends = *std::move(backends)});
+  if (!device.ok()) return device.status();
+  entry.device = *std::move(device);
+  return entry;
+}
+
+absl::Status ControlPlane::Remove(absl::string_view name) {
+  Entries entries;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto found = devices_.find(name);
+    if (found == devices_.end() || found->second.device == nullptr) return NoSuchDevice(name);
+    entries.insert(devices_.extract(found));
+  }
+  Destroy(std::move(entries));
+  return absl::OkStatus();
+}
+
+NetDevice* ControlPlane::FindNet(absl::string_view name) {
+  absl::ReaderMutexLock lock(&mutex_);
+  const auto found = devices_.find(name);
+  return found == devices_.end() ? nullptr : found->second.net;
+}
+
+VsockDevice* ControlPlane::FindVsock(absl::string_view name) {
+  absl::ReaderMutexLock lock(&mutex_);
+  const auto found = devices_.find(name);
+  return found == devices_.end() ? nullptr : found->second.vsock;
+}
+
+absl::Status ControlPlane::SetReportSource(absl::string_view device,
+                                           std::function<DeviceReport()> source) {
+  // The lock is what makes the old source's callers finish; it dies after the lock was released.
+  absl::MutexLock lock(&mutex_);
+  const auto found = devices_.find(device);
+  if (found == devices_.end() || found->second.device == nullptr) return NoSuchDevice(device);
+  found->second.source = std::move(source);
+  return absl::OkStatus();
+}
+
+DeviceReport ControlPlane::ReportOf(const Entry& entry) {
+  return entry.source != nullptr ? entry.source() : entry.device->Report();
+}
+
+std::vector<DeviceReport> ControlPlane::Describe() const {
+  absl::ReaderMutexLock lock(&mutex_);
+  std::vector<DeviceReport> reports;
+  for (const auto& [name, entry] : devices_) {
+    if (entry.device != nullptr) reports.push_back(ReportOf(entry));
+  }
+  return reports;
+}
+
+absl::StatusOr<DeviceReport> ControlPlane::Describe(absl::string_view device) const {
+  absl::ReaderMutexLock lock(&mutex_);
+  const auto found = devices_.find(device);
+  if (found == devices_.end() || found->second.device == nullptr) return NoSuchDevice(device);
+  return ReportOf(found->second);
+}
+
+absl::Status ControlPlane::NoSuchDevice(absl::string_view name) const {
+  std::vector<std::string> names;
+  for (const auto& [known, entry] : devices_) {
+    if (entry.device != nullptr) names.push_back(known);
+  }
+  return absl::NotFoundError(absl::StrCat("device ", name, ": there is none; ",
+                                          names.empty() ? "there are no devices" : "there are ",
+                                          absl::StrJoin(names, ", ")));
+}
+
+std::string ControlPlane::control_socket_path() const {
+  return server_ == nullptr ? "" : server_->path();
+}
+
+}  // namespace vhost
