@@ -69,8 +69,8 @@ class DeviceRig {
   }
   DriverRing& AddQueue(int queue, uint16_t size = 16) {
     const bool event_idx = device->acked().Has(vhost::VirtioFeature::kEventIdx);
-    rings[queue] =
-        std::make_unique<DriverRing>(ram, DriverRing::Options{.size = size, .event_idx = event_idx});
+    rings[queue] = std::make_unique<DriverRing>(
+        ram, DriverRing::Options{.size = size, .event_idx = event_idx});
     device->WriteQueueSetup(queue, rings[queue]->setup());
     device->EnableQueue(queue);
     return *rings[queue];

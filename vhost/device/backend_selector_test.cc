@@ -27,10 +27,9 @@ class BackendSelectorTest : public ::testing::Test {
             std::make_unique<FakeBackend>(process_, BackendKind::kInProcess)};
   }
   static BackendCandidate NoKernel() {
-    return {BackendKind::kKernel, kernel_abi::MakeSystemError({.error = EACCES,
-                                                               .subject = "/dev/vhost-net",
-                                                               .call = "open"},
-                                                              "pass an fd")};
+    return {BackendKind::kKernel,
+            kernel_abi::MakeSystemError(
+                {.error = EACCES, .subject = "/dev/vhost-net", .call = "open"}, "pass an fd")};
   }
   template <typename... Candidates>
   static absl::StatusOr<BackendSelector> Select(OffloadPolicy policy, Candidates... candidates) {

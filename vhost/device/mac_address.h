@@ -20,8 +20,6 @@ absl::StatusOr<MacAddress> ParseMacAddress(absl::string_view text);
 // Of a group (broadcast included), and thus no interface's own.
 constexpr bool IsMulticast(const MacAddress& mac) { return (mac[0] & 1) != 0; }
 // One that an interface can have: neither of a group nor all zeros.
-constexpr bool IsUsable(const MacAddress& mac) {
-  return !IsMulticast(mac) && mac != MacAddress{};
-}
+constexpr bool IsUsable(const MacAddress& mac) { return !IsMulticast(mac) && mac != MacAddress{}; }
 
 }  // namespace vhost

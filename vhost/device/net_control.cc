@@ -164,8 +164,8 @@ uint8_t HandleNetCommand(std::span<const std::byte> command, VirtioFeatures acke
       done = SetVlan(what, data, acked, changed);
       break;
     case kernel_abi::kNetCtrlAnnounce:
-      done = what == kernel_abi::kNetCtrlAnnounceAck && acked.Has(kNetGuestAnnounce) &&
-             data.empty();
+      done =
+          what == kernel_abi::kNetCtrlAnnounceAck && acked.Has(kNetGuestAnnounce) && data.empty();
       if (done) target.AnnounceAcked();
       break;
     case kernel_abi::kNetCtrlMq:

@@ -43,9 +43,8 @@ struct Target final : NetControlTarget {
 
 VirtioFeatures Everything() {
   return AllToGuestFeatures() |
-         VirtioFeatures{kNetCtrlVq,        kNetCtrlRx,      kNetCtrlRxExtra,
-                        kNetCtrlVlan,      kNetCtrlMacAddr, kNetMq,
-                        kNetGuestAnnounce, kNetCtrlGuestOffloads};
+         VirtioFeatures{kNetCtrlVq,      kNetCtrlRx, kNetCtrlRxExtra,   kNetCtrlVlan,
+                        kNetCtrlMacAddr, kNetMq,     kNetGuestAnnounce, kNetCtrlGuestOffloads};
 }
 
 class NetControlTest : public ::testing::Test {
@@ -65,9 +64,9 @@ const MacAddress kA = {0x52, 0x54, 0, 0, 0, 0xa};
 const MacAddress kGroup = {0x33, 0x33, 0, 0, 0, 1};
 
 TEST_F(NetControlTest, SetsEachReceiveMode) {
-  bool ReceiveFilter::*const modes[] = {
-      &ReceiveFilter::promiscuous,  &ReceiveFilter::all_multicast, &ReceiveFilter::all_unicast,
-      &ReceiveFilter::no_multicast, &ReceiveFilter::no_unicast,    &ReceiveFilter::no_broadcast};
+  bool ReceiveFilter::*const modes[] = {&ReceiveFilter::promiscuous, &ReceiveFilter::all_multicast,
+                                        &ReceiveFilter::all_unicast, &ReceiveFilter::no_multicast,
+                                        &ReceiveFilter::no_unicast,  &ReceiveFilter::no_broadcast};
   for (int mode = 0; mode < 6; ++mode) {
     EXPECT_EQ(Send({0, mode, 1}), kOk);
     EXPECT_TRUE(filter_.*modes[mode]) << mode;
@@ -78,9 +77,9 @@ TEST_F(NetControlTest, SetsEachReceiveMode) {
 }
 
 TEST_F(NetControlTest, KeepsBothTablesOfAddresses) {
-  EXPECT_EQ(Send({1, 0,                                        //
-                  1, 0, 0, 0, 0x52, 0x54, 0, 0, 0, 0xa,         // one unicast address
-                  2, 0, 0, 0, 0x33, 0x33, 0, 0, 0, 1, 0x33, 0x33, 0, 0, 0, 2}),
+  EXPECT_EQ(Send({1, 0,                                  //
+                  1, 0, 0, 0, 0x52, 0x54, 0, 0, 0, 0xa,  // one unicast address
+                  2, 0, 0, 0, 0x33, 0x33, 0, 0, 0, 1,   0x33, 0x33, 0, 0, 0, 2}),
             kOk);
   EXPECT_THAT(filter_.unicast, ElementsAre(kA));
   ASSERT_EQ(filter_.multicast.size(), 2u);

@@ -34,9 +34,8 @@ absl::Status CheckOptions(const NetPort& port, const NetDeviceOptions& options) 
                                                    kernel_abi::kNetCtrlMqVqPairsMax, " can be"));
   }
   if (options.queue_pairs > port.queue_pairs()) {
-    return absl::InvalidArgumentError(absl::StrCat(options.queue_pairs,
-                                                   " queue pairs, but the port has ",
-                                                   port.queue_pairs(), " queues"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        options.queue_pairs, " queue pairs, but the port has ", port.queue_pairs(), " queues"));
   }
   if (options.queue_pairs > 1 && options.withheld.Has(kNetCtrlVq)) {
     return absl::InvalidArgumentError("more than one queue pair needs VIRTIO_NET_F_CTRL_VQ");
@@ -66,10 +65,11 @@ NetDevice::NetDevice(std::unique_ptr<NetPort> port, NetDeviceOptions options)
 }
 
 VirtioFeatures NetDevice::WantedFeatures() const {
-  VirtioFeatures features = {kVersion1,       kRingReset,       kIndirectDesc, kEventIdx,
-                             kNetMac,         kNetStatus,       kNetMrgRxbuf,  kNetCtrlVq,
-                             kNetCtrlRx,      kNetCtrlRxExtra,  kNetCtrlVlan,  kNetCtrlMacAddr,
-                             kNetGuestAnnounce, kNetCtrlGuestOffloads};
+  VirtioFeatures features = {
+      kVersion1,         kRingReset,           kIndirectDesc, kEventIdx,
+      kNetMac,           kNetStatus,           kNetMrgRxbuf,  kNetCtrlVq,
+      kNetCtrlRx,        kNetCtrlRxExtra,      kNetCtrlVlan,  kNetCtrlMacAddr,
+      kNetGuestAnnounce, kNetCtrlGuestOffloads};
   features.Set(kNetMtu, options_.mtu.has_value());
   features.Set(kNetMq, options_.queue_pairs > 1);
   features = features | ToGuestFeatures(port_->to_guest()) | FromGuestFeatures(port_->from_guest());
@@ -139,8 +139,8 @@ absl::Status NetDevice::SetQueuePairs(int pairs) {
     active_pairs_ = before;
     AttachPairs(pairs, before, true).IgnoreError();
     if (absl::Status undo = host()->ApplyActiveQueues(); !undo.ok()) {
-      status = kernel_abi::AddAdvice(status,
-                                     absl::StrCat("and back: ", std::string(undo.message())));
+      status =
+          kernel_abi::AddAdvice(status, absl::StrCat("and back: ", std::string(undo.message())));
     }
   }
   return status;

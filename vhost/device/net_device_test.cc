@@ -45,8 +45,9 @@ class NetDeviceTest : public ::testing::Test {
     auto port = std::make_shared<FakeNetPort::State>();
     port->queue_pairs = 2;
     if (options.mac == MacAddress{}) options.mac = kMac;
-    return std::string(
-        NetDevice::Create(std::make_unique<FakeNetPort>(port), std::move(options)).status().message());
+    return std::string(NetDevice::Create(std::make_unique<FakeNetPort>(port), std::move(options))
+                           .status()
+                           .message());
   }
   // Sends a command as a driver does; what is answered, or nullopt if nothing is.
   std::optional<uint8_t> Command(int queue, const std::vector<int>& bytes) {
@@ -87,12 +88,11 @@ TEST_F(NetDeviceTest, OffersWhatThePortCanDo) {
   port_->from_guest = {.csum = true, .tso4 = true, .uso4 = true};
   Build({});
   const VirtioFeatures offered = rig_.device->offered();
-  EXPECT_TRUE(offered.Contains({kNetGuestCsum, kNetGuestTso4, kNetGuestTso6, kNetCsum,
-                                kNetHostTso4, kNetMac, kNetStatus, kNetCtrlVq, kNetMrgRxbuf,
+  EXPECT_TRUE(offered.Contains({kNetGuestCsum, kNetGuestTso4, kNetGuestTso6, kNetCsum, kNetHostTso4,
+                                kNetMac, kNetStatus, kNetCtrlVq, kNetMrgRxbuf,
                                 kNetCtrlGuestOffloads, kVersion1, kRingReset}));
-  for (const VirtioFeature absent :
-       {kNetGuestEcn, kNetGuestUfo, kNetGuestUso4, kNetHostTso6, kNetHostUso, kNetMq, kNetMtu,
-        kRingPacked}) {
+  for (const VirtioFeature absent : {kNetGuestEcn, kNetGuestUfo, kNetGuestUso4, kNetHostTso6,
+                                     kNetHostUso, kNetMq, kNetMtu, kRingPacked}) {
     EXPECT_FALSE(offered.Has(absent)) << FeatureName(DeviceId::kNet, absent);
   }
 }
@@ -146,7 +146,8 @@ const FeatureRow kFeatureRows[] = {
     {"GuestUfoAlone", {kNetGuestUfo}, "GUEST_UFO"},
     {"GuestUsoAlone", {kNetGuestUso4}, "GUEST_USO4"},
     {"GuestEcnWithTso6", {kNetGuestCsum, kNetGuestTso6, kNetGuestEcn}, nullptr},
-    {"GuestEcnAlone", {kNetGuestCsum, kNetGuestEcn},
+    {"GuestEcnAlone",
+     {kNetGuestCsum, kNetGuestEcn},
      "GUEST_ECN was acked without VIRTIO_NET_F_GUEST_TSO4 or VIRTIO_NET_F_GUEST_TSO6"},
     {"HostTso4Alone", {kNetHostTso4}, "HOST_TSO4 was acked without VIRTIO_NET_F_CSUM"},
     {"HostTso6Alone", {kNetHostTso6}, "HOST_TSO6"},

@@ -162,9 +162,8 @@ absl::Status QueueSet::StartLocal(int queue, const Vring& vring) {
   }
   q.ring = std::make_unique<inprocess::SplitQueue>(
       kernel_, vring, static_cast<uint16_t>(q.base),
-      inprocess::SplitQueue::Options{
-          .event_idx = acked_.Has(VirtioFeature::kEventIdx),
-          .indirect_desc = acked_.Has(VirtioFeature::kIndirectDesc)},
+      inprocess::SplitQueue::Options{.event_idx = acked_.Has(VirtioFeature::kEventIdx),
+                                     .indirect_desc = acked_.Has(VirtioFeature::kIndirectDesc)},
       memory_, q.call_in_use());
   q.vring = vring;
   q.server = Server::kDevice;
@@ -244,7 +243,8 @@ absl::Status QueueSet::ApplyActiveQueues() {
   if (status.ok()) return status;
   for (int queue : started) {
     if (absl::Status undo = StopQueue(queue); !undo.ok()) {
-      status = kernel_abi::AddAdvice(status, absl::StrCat("and back: ", std::string(undo.message())));
+      status =
+          kernel_abi::AddAdvice(status, absl::StrCat("and back: ", std::string(undo.message())));
     }
   }
   for (int queue : stopped) {
@@ -252,7 +252,8 @@ absl::Status QueueSet::ApplyActiveQueues() {
     absl::StatusOr<Vring> vring = Validate(queue);
     absl::Status undo = vring.ok() ? StartOnBackend(queue, *vring) : vring.status();
     if (!undo.ok()) {
-      status = kernel_abi::AddAdvice(status, absl::StrCat("and back: ", std::string(undo.message())));
+      status =
+          kernel_abi::AddAdvice(status, absl::StrCat("and back: ", std::string(undo.message())));
     }
   }
   return status;

@@ -120,7 +120,7 @@ class QueueSet {
     int lent_kick_fd = -1;
     int lent_call_fd = -1;
     Server server = Server::kNobody;
-    std::optional<Vring> vring{};  // while somebody serves it
+    std::optional<Vring> vring{};                   // while somebody serves it
     std::unique_ptr<inprocess::SplitQueue> ring{};  // while the device does
     // Kept between runs: queues are watched for as long as the device lives, in general.
     std::unique_ptr<Watch> watch{};

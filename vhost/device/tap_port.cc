@@ -59,9 +59,7 @@ TapPort::~TapPort() {
 }
 
 NetOffloads TapPort::to_guest() const {
-  const auto has = [this](unsigned offload) {
-    return (tap_->supported_offloads() & offload) != 0;
-  };
+  const auto has = [this](unsigned offload) { return (tap_->supported_offloads() & offload) != 0; };
   return {.csum = has(kernel_abi::kTunFCsum),
           .tso4 = has(kernel_abi::kTunFTso4),
           .tso6 = has(kernel_abi::kTunFTso6),
@@ -74,13 +72,8 @@ NetOffloads TapPort::to_guest() const {
 NetOffloads TapPort::from_guest() const {
   // A TAP cuts whatever arrives in a header that it understands; no switch turns that off.
   const bool uso = tap_->takes_uso();
-  return {.csum = true,
-          .tso4 = true,
-          .tso6 = true,
-          .ecn = true,
-          .ufo = true,
-          .uso4 = uso,
-          .uso6 = uso};
+  return {
+      .csum = true, .tso4 = true, .tso6 = true, .ecn = true, .ufo = true, .uso4 = uso, .uso6 = uso};
 }
 
 absl::Status TapPort::SetOffloads(const NetOffloads& offloads) {
@@ -117,8 +110,6 @@ std::string TapPort::SetReceiveFilter(const ReceiveFilter& filter) {
   return absl::StrCat("nobody: ", why_not);
 }
 
-TapReport TapPort::Report() const {
-  return tap_->Report(links_.has_value() ? &*links_ : nullptr);
-}
+TapReport TapPort::Report() const { return tap_->Report(links_.has_value() ? &*links_ : nullptr); }
 
 }  // namespace vhost

@@ -83,10 +83,8 @@ absl::Status VirtioDevice::WatchErrors() {
     for (int queue = 0; queue < queues_->count(); ++queue) {
       const int fd = backend->error_fd(queue);
       if (fd < 0) continue;
-      absl::StatusOr<std::unique_ptr<Watch>> watch =
-          loop_.WatchReadable(fd, [this, backend = backend.get(), queue] {
-            OnError(backend, queue);
-          });
+      absl::StatusOr<std::unique_ptr<Watch>> watch = loop_.WatchReadable(
+          fd, [this, backend = backend.get(), queue] { OnError(backend, queue); });
       if (!watch.ok()) return watch.status();
       error_watches_.push_back(*std::move(watch));
     }
@@ -170,9 +168,9 @@ void VirtioDevice::WriteStatus(uint8_t status) {
 
 absl::Status VirtioDevice::CheckFeatures() const {
   if (!offered_.Contains(acked_)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the driver acked what was not offered: ",
-        absl::StrJoin(FeatureNames(model_->id(), acked_ - offered_), " ")));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the driver acked what was not offered: ",
+                     absl::StrJoin(FeatureNames(model_->id(), acked_ - offered_), " ")));
   }
   if (!acked_.Has(VirtioFeature::kVersion1)) {
     return absl::InvalidArgumentError("the driver did not ack VIRTIO_F_VERSION_1");
@@ -332,10 +330,10 @@ absl::Status VirtioDevice::FillQueue(const QueueActivation& activation) {
   }
   VringSetup setup;
   if (const auto* host = std::get_if<HostVringSetup>(&activation.setup)) {
-    const VringLayout layout = acked_.Has(VirtioFeature::kRingPacked) ? VringLayout::kPacked
-                                                                      : VringLayout::kSplit;
-    absl::StatusOr<Vring> vring = Vring::FromHost(host->size, host->desc, host->driver,
-                                                  host->device, layout, *memory_);
+    const VringLayout layout =
+        acked_.Has(VirtioFeature::kRingPacked) ? VringLayout::kPacked : VringLayout::kSplit;
+    absl::StatusOr<Vring> vring =
+        Vring::FromHost(host->size, host->desc, host->driver, host->device, layout, *memory_);
     if (!vring.ok()) return kernel_abi::AddContext(vring.status(), queues_->Label(queue));
     setup = vring->setup();
   } else {
@@ -356,9 +354,9 @@ absl::Status VirtioDevice::Activate(const Activation& activation) {
   }
   absl::Status status;
   if (!offered_.Contains(activation.acked)) {
-    status = absl::InvalidArgumentError(absl::StrCat(
-        "acked features that are not offered: ",
-        absl::StrJoin(FeatureNames(model_->id(), activation.acked - offered_), " ")));
+    status = absl::InvalidArgumentError(
+        absl::StrCat("acked features that are not offered: ",
+                     absl::StrJoin(FeatureNames(model_->id(), activation.acked - offered_), " ")));
   }
   if (status.ok()) status = model_->CheckFeatures(activation.acked);
   if (status.ok()) acked_ = activation.acked;

@@ -11,8 +11,8 @@
 //     |                                                        v
 //     +-------------------- 0 is written ------------------ needs reset
 //
-// Only in `running` is anything served. Why a device is in `needs reset`, or why FEATURES_OK did not
-// stick, stands in Report().problem until the next reset.
+// Only in `running` is anything served. Why a device is in `needs reset`, or why FEATURES_OK did
+// not stick, stands in Report().problem until the next reset.
 //
 // A VMM with a transport of its own, which has negotiated already, gets from reset to running and
 // back in one step each: Activate and Deactivate.

@@ -61,8 +61,9 @@ TEST_F(VsockDeviceTest, RefusesCidsThatNoGuestCanHave) {
     EXPECT_FALSE(vsock_->SendTransportReset(cid).ok()) << cid;
   }
   EXPECT_EQ(Cid(), 42u);
-  EXPECT_THAT(std::string(VsockDevice::Create({.guest_cid = 3, .queue_size = 5}).status().message()),
-              HasSubstr("queue size of 5"));
+  EXPECT_THAT(
+      std::string(VsockDevice::Create({.guest_cid = 3, .queue_size = 5}).status().message()),
+      HasSubstr("queue size of 5"));
 }
 
 TEST_F(VsockDeviceTest, KeepsTheEventQueueToItself) {

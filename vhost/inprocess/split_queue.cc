@@ -30,8 +30,7 @@ constexpr size_t kIndex = 2;
 constexpr size_t kEntries = 4;
 
 uint16_t Load(const std::byte* address, std::memory_order order) {
-  return std::atomic_ref<uint16_t>(
-             *reinterpret_cast<uint16_t*>(const_cast<std::byte*>(address)))
+  return std::atomic_ref<uint16_t>(*reinterpret_cast<uint16_t*>(const_cast<std::byte*>(address)))
       .load(order);
 }
 
@@ -196,8 +195,8 @@ absl::StatusOr<DescChain> SplitQueue::WalkChain(uint16_t head) {
 absl::Status SplitQueue::WalkTable(Walk& walk, DescChain& chain) {
   while (true) {
     if (walk.next >= walk.entries) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "descriptor %d in a table of %d", walk.next, walk.entries));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("descriptor %d in a table of %d", walk.next, walk.entries));
     }
     // Also what ends a cycle (virtio 1.3, 2.7.5.3.1: no chain is longer than the queue).
     if (++walk.count > vring_.size()) {
@@ -281,8 +280,8 @@ void SplitQueue::DisableKicks() {
 bool SplitQueue::EnableKicks() {
   if (!broken_.ok()) return false;
   if (options_.event_idx) {
-    Store<uint16_t>(vring_.device() + kEntries + sizeof(VirtqUsedElem) * vring_.size(),
-                    next_avail_, std::memory_order_relaxed);
+    Store<uint16_t>(vring_.device() + kEntries + sizeof(VirtqUsedElem) * vring_.size(), next_avail_,
+                    std::memory_order_relaxed);
   } else {
     Store<uint16_t>(vring_.device() + kFlags, 0, std::memory_order_relaxed);
   }
@@ -298,8 +297,8 @@ void SplitQueue::SignalUsed() {
   std::atomic_thread_fence(std::memory_order_seq_cst);
   bool wanted;
   if (options_.event_idx) {
-    const uint16_t event = Load(vring_.driver() + kEntries + 2 * size_t{vring_.size()},
-                                std::memory_order_relaxed);
+    const uint16_t event =
+        Load(vring_.driver() + kEntries + 2 * size_t{vring_.size()}, std::memory_order_relaxed);
     wanted = Passed(event, signalled_used_, used_);
   } else {
     const uint16_t flags = Load(vring_.driver() + kFlags, std::memory_order_relaxed);

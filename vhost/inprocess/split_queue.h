@@ -142,7 +142,7 @@ class SplitQueue {
   std::shared_ptr<const MemoryTable> memory_;
   int call_fd_;
   uint16_t next_avail_;
-  uint16_t used_;           // our copy of used->idx: the ring's is written, never read
+  uint16_t used_;            // our copy of used->idx: the ring's is written, never read
   uint16_t signalled_used_;  // used_ when call was last considered
   uint16_t in_flight_ = 0;
   absl::Status broken_;

@@ -59,14 +59,16 @@ class SplitQueueTest : public ::testing::Test {
   GuestRam ram_;
   std::shared_ptr<const MemoryTable> memory_ = ram_.table();
   std::unique_ptr<DriverRing> ring_;
-  absl::StatusOr<kernel_abi::EventFd> call_ = kernel_abi::EventFd::Create(kernel_abi::LinuxKernel());
+  absl::StatusOr<kernel_abi::EventFd> call_ =
+      kernel_abi::EventFd::Create(kernel_abi::LinuxKernel());
   std::unique_ptr<SplitQueue> queue_;
 };
 
 TEST_F(SplitQueueTest, AnswersWhatTheDriverAsked) {
   Build();
   EXPECT_TRUE(NothingToTake());
-  const uint16_t head = ring_->Chain().Readable("pi").Readable("ng").Writable(3).Writable(9).Publish();
+  const uint16_t head =
+      ring_->Chain().Readable("pi").Readable("ng").Writable(3).Writable(9).Publish();
   DescChain chain = MustTake();
   EXPECT_EQ(Text(chain), "ping");
   EXPECT_EQ(chain.writable_bytes(), 12u);
@@ -372,10 +374,14 @@ const HostileRing kHostileRings[] = {
      },
      "indirect descriptor with a next"},
     {"IndirectTableOfOddLength",
-     [](DriverRing& r, GuestRam& m) { PutIndirect(r, m, {{Buffer(m), 16, 0, 0}}, 24); },
+     [](DriverRing& r, GuestRam& m) {
+       PutIndirect(r, m, {{Buffer(m), 16, 0, 0}}, 24);
+     },
      "no whole number"},
     {"EmptyIndirectTable",
-     [](DriverRing& r, GuestRam& m) { PutIndirect(r, m, {{Buffer(m), 16, 0, 0}}, 0); },
+     [](DriverRing& r, GuestRam& m) {
+       PutIndirect(r, m, {{Buffer(m), 16, 0, 0}}, 0);
+     },
      "no whole number"},
     {"IndirectTableOutsideMemory",
      [](DriverRing& r, GuestRam& m) {
@@ -413,9 +419,10 @@ TEST_P(HostileSplitQueueTest, BreaksTheRingForGoodAndWritesNothing) {
   EXPECT_EQ(ring_->used_index(), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    , HostileSplitQueueTest, ::testing::ValuesIn(kHostileRings),
-    [](const ::testing::TestParamInfo<HostileRing>& row) { return std::string(row.param.name); });
+INSTANTIATE_TEST_SUITE_P(, HostileSplitQueueTest, ::testing::ValuesIn(kHostileRings),
+                         [](const ::testing::TestParamInfo<HostileRing>& row) {
+                           return std::string(row.param.name);
+                         });
 
 TEST_F(SplitQueueTest, RefusesIndirectDescriptorsThatWereNotNegotiated) {
   Build();
@@ -426,8 +433,8 @@ TEST_F(SplitQueueTest, RefusesIndirectDescriptorsThatWereNotNegotiated) {
 
 TEST_F(SplitQueueTest, RefusesAChainLongerThanAUsedLengthCanTell) {
   GuestRam big(uint64_t{1} << 32, uint64_t{1} << 33);  // Never touched, so never allocated.
-  memory_ = std::make_shared<const MemoryTable>(
-      *MemoryTable::Create({ram_.region(), big.region()}));
+  memory_ =
+      std::make_shared<const MemoryTable>(*MemoryTable::Create({ram_.region(), big.region()}));
   Build();
   ring_->PutDesc(0, {Value(big.region().start), 0xffff'ffff, kDescFNext | kDescFWrite, 1});
   ring_->PutDesc(1, {Value(big.region().start), 2, kDescFWrite, 1});
