@@ -27,44 +27,92 @@ constexpr DeviceDriver kDrivers[] = {
      "vsock device on virtio-mmio; its queues are served by vhost-vsock"},
 };
 
+constexpr char kWorkerCpus[] =
+    "host CPUs of the vhost workers, \"0-3:8\" (default: as this process)";
+constexpr char kWorkerNice[] = "nice value of the vhost workers";
+constexpr char kWorkerCgroup[] = "cgroup directory of the vhost workers";
+constexpr char kPolicy[] = "who serves: require, prefer or never the host kernel (default require)";
+constexpr char kPollUs[] = "microseconds that a vhost worker polls before it sleeps (default 0)";
+constexpr char kQueueSize[] = "entries of a queue, a power of two (default 256)";
+constexpr uint64_t kMostPollUs = 1'000'000;
+constexpr uint64_t kMostQueueEntries = 32768;
+
 constexpr DeviceProperty kNetProperties[] = {
     {"id", Kind::kText, "name in messages and for vhostctl (default net0, net1, ...)"},
     {"tap", Kind::kText,
-     "TAP interface, created if it is not there (default: a free tapN); also \"ifname\""},
-    {"fds", Kind::kText, "open TAP fds instead, one a queue pair, divided by colons; also \"fd\""},
-    {"queues", Kind::kNumber, "queue pairs (default 1)", 1, 64},
-    {"mac", Kind::kText,
-     "MAC address (default: locally administered, the same for the same --name and id)"},
+     "TAP interface, made if it is not there (default: a new one); also \"ifname\""},
+    {"fds", Kind::kText, "open and attached TAP queues instead, divided by colons; also \"fd\""},
+    {"queues", Kind::kNumber, "queue pairs (default 1)", 1, 256},
+    {"mac", Kind::kText, "MAC address (default: a random local one)"},
     {"mtu", Kind::kNumber, "MTU that the guest is told (default: none)", 68, 65535},
-    {"vhost", Kind::kText,
-     "who serves: require, prefer or never the host kernel (default require)"},
-    {"vhostfds", Kind::kText,
-     "open /dev/vhost-net fds, one a queue pair, divided by colons; also \"vhostfd\""},
+    {"sndbuf", Kind::kNumber,
+     "bytes that may be under way behind the TAP; 0: no limit (default 1048576)", 0, 0x7FFF'FFFF},
+    {"vhost", Kind::kText, kPolicy},
     {"vhostdev", Kind::kText, "path of the vhost node (default /dev/vhost-net)"},
-    {"poll-us", Kind::kNumber,
-     "microseconds that the host kernel polls before it waits (default 0)", 0, 1'000'000},
-    {"sndbuf", Kind::kNumber, "bytes in flight from guest to host (default: the library's)", 0,
-     1ULL << 31},
-    {"rx_queue_size", Kind::kNumber, "entries of a receive queue (default 256)", 64, 32768},
-    {"tx_queue_size", Kind::kNumber, "entries of a transmit queue (default 256)", 64, 32768},
-    {"csum", Kind::kSwitch, "checksum offload, guest to host (default on)"},
-    {"guest_csum", Kind::kSwitch, "checksum offload, host to guest (default on)"},
-    {"tso", Kind::kSwitch,
-     "segmentation offload both ways, TCP and UDP, as the TAP has it (default on); also \"gso\""},
-    {"mrg_rxbuf", Kind::kSwitch, "mergeable receive buffers (default on)"},
-    {"ctrl_vq", Kind::kSwitch, "control queue (default on)"},
+    {"vhostfds", Kind::kText,
+     "open vhost nodes instead, one a queue pair, divided by colons; also \"vhostfd\""},
+    {"poll-us", Kind::kNumber, kPollUs, 0, kMostPollUs},
+    {"queue-size", Kind::kNumber, kQueueSize, 2, kMostQueueEntries},
+    {"worker-cpus", Kind::kText, kWorkerCpus},
+    {"worker-nice", Kind::kText, kWorkerNice},
+    {"worker-cgroup", Kind::kText, kWorkerCgroup},
 };
 
 constexpr DeviceProperty kVsockProperties[] = {
     {"id", Kind::kText, "name in messages and for vhostctl (default vsock0, vsock1, ...)"},
     {"guest-cid", Kind::kNumber, "context id of the guest (default: the first free one)", 3,
      0xFFFF'FFFE},
-    {"vhostfd", Kind::kText, "open /dev/vhost-vsock fd"},
+    {"vhost", Kind::kText, kPolicy},
     {"vhostdev", Kind::kText, "path of the vhost node (default /dev/vhost-vsock)"},
-    {"vhost", Kind::kText,
-     "who serves: require, prefer or never the host kernel (default require)"},
-    {"seqpacket", Kind::kSwitch, "sequential packet sockets (default on)"},
-    {"queue-size", Kind::kNumber, "entries of a queue (default 128)", 16, 32768},
+    {"vhostfd", Kind::kText, "an open vhost node instead"},
+    {"poll-us", Kind::kNumber, kPollUs, 0, kMostPollUs},
+    {"queue-size", Kind::kNumber, kQueueSize, 2, kMostQueueEntries},
+    {"worker-cpus", Kind::kText, kWorkerCpus},
+    {"worker-nice", Kind::kText, kWorkerNice},
+    {"worker-cgroup", Kind::kText, kWorkerCgroup},
+};
+
+using F = vhost::VirtioFeature;
+constexpr DeviceProperty Feature(const char* name, const char* meaning,
+                                 vhost::VirtioFeatures features) {
+  return {.name = name, .kind = Kind::kSwitch, .meaning = meaning, .features = features};
+}
+
+// Features that are offered where the host has them, unless they are switched off.
+constexpr DeviceProperty kNetFeatures[] = {
+    Feature("csum", "guest leaves checksums to the host", {F::kNetCsum}),
+    Feature("guest_csum", "host leaves checksums to the guest", {F::kNetGuestCsum}),
+    Feature("gso", "segmentation is left to the other side: all of the following",
+            {F::kNetGuestTso4, F::kNetGuestTso6, F::kNetGuestEcn, F::kNetGuestUfo, F::kNetGuestUso4,
+             F::kNetGuestUso6, F::kNetHostTso4, F::kNetHostTso6, F::kNetHostEcn, F::kNetHostUfo,
+             F::kNetHostUso}),
+    Feature("host_tso4", "TCP over IPv4, guest to host", {F::kNetHostTso4}),
+    Feature("host_tso6", "TCP over IPv6, guest to host", {F::kNetHostTso6}),
+    Feature("host_ecn", "TCP with ECN, guest to host", {F::kNetHostEcn}),
+    Feature("host_ufo", "UDP fragmentation, guest to host", {F::kNetHostUfo}),
+    Feature("host_uso", "UDP segmentation, guest to host", {F::kNetHostUso}),
+    Feature("guest_tso4", "TCP over IPv4, host to guest", {F::kNetGuestTso4}),
+    Feature("guest_tso6", "TCP over IPv6, host to guest", {F::kNetGuestTso6}),
+    Feature("guest_ecn", "TCP with ECN, host to guest", {F::kNetGuestEcn}),
+    Feature("guest_ufo", "UDP fragmentation, host to guest", {F::kNetGuestUfo}),
+    Feature("guest_uso4", "UDP segmentation over IPv4, host to guest", {F::kNetGuestUso4}),
+    Feature("guest_uso6", "UDP segmentation over IPv6, host to guest", {F::kNetGuestUso6}),
+    Feature("mrg_rxbuf", "packets over several receive buffers", {F::kNetMrgRxbuf}),
+    Feature("status", "link status", {F::kNetStatus}),
+    Feature("ctrl_vq", "control queue", {F::kNetCtrlVq}),
+    Feature("ctrl_guest_offloads", "guest switches its offloads while it runs",
+            {F::kNetCtrlGuestOffloads}),
+    Feature("mq", "more than one queue pair at a time", {F::kNetMq}),
+};
+
+constexpr DeviceProperty kVsockFeatures[] = {
+    Feature("seqpacket", "sequential packet sockets", {F::kVsockSeqpacket}),
+};
+
+constexpr DeviceProperty kCommonFeatures[] = {
+    Feature("event_idx", "interrupts and notifications by event index", {F::kEventIdx}),
+    Feature("indirect_desc", "indirect descriptors", {F::kIndirectDesc}),
+    Feature("queue_reset", "reset of single queues", {F::kRingReset}),
 };
 
 constexpr DeviceProperty kPciProperties[] = {
@@ -75,21 +123,19 @@ constexpr DeviceProperty kPciProperties[] = {
 };
 
 // Further names of properties.
-constexpr std::pair<const char*, const char*> kPropertyAliases[] = {
-    {"ifname", "tap"},
-    {"fd", "fds"},
-    {"gso", "tso"},
-};
+constexpr std::pair<const char*, const char*> kPropertyAliases[] = {{"ifname", "tap"},
+                                                                    {"fd", "fds"}};
 
 std::vector<DeviceProperty> CollectProperties(DeviceType type, DeviceBus bus) {
   std::vector<DeviceProperty> all;
-  const std::span<const DeviceProperty> own =
-      type == DeviceType::kNet ? std::span<const DeviceProperty>(kNetProperties)
-                               : std::span<const DeviceProperty>(kVsockProperties);
-  all.insert(all.end(), own.begin(), own.end());
-  if (bus == DeviceBus::kPci) {
-    all.insert(all.end(), std::begin(kPciProperties), std::end(kPciProperties));
-  }
+  const auto add = [&](std::span<const DeviceProperty> some) {
+    all.insert(all.end(), some.begin(), some.end());
+  };
+  const bool is_net = type == DeviceType::kNet;
+  add(is_net ? std::span<const DeviceProperty>(kNetProperties) : kVsockProperties);
+  if (bus == DeviceBus::kPci) add(kPciProperties);
+  add(is_net ? std::span<const DeviceProperty>(kNetFeatures) : kVsockFeatures);
+  add(kCommonFeatures);
   return all;
 }
 
@@ -210,8 +256,8 @@ std::string DeviceHelp(const DeviceDriver& driver) {
     const char* kind = property.kind == Kind::kSwitch   ? "=on|off"
                        : property.kind == Kind::kNumber ? "=N"
                                                         : "=TEXT";
-    absl::StrAppendFormat(&text, "  %-18s %s\n", absl::StrCat(property.name, kind),
-                          property.meaning);
+    absl::StrAppendFormat(&text, "  %-26s %s%s\n", absl::StrCat(property.name, kind),
+                          property.meaning, property.kind == Kind::kSwitch ? " (default on)" : "");
   }
   return text;
 }

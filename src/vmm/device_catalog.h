@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "vhost/features.h"
 
 namespace vmm {
 
@@ -25,6 +26,7 @@ struct DeviceProperty {
   const char* meaning;  // with the default
   uint64_t min = 0;     // of a number
   uint64_t max = 0;
+  vhost::VirtioFeatures features{};  // of a switch: what is not offered when it is off
 };
 
 struct DeviceDriver {

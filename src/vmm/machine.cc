@@ -29,7 +29,7 @@ absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(kernel_abi::Kernel& ker
   if (!vm.ok()) return vm.status();
   std::unique_ptr<Machine> machine(new Machine(options, *std::move(power), *std::move(serial_room),
                                                *std::move(boot), *std::move(vm)));
-  if (absl::Status status = machine->AddDevices(); !status.ok()) return status;
+  if (absl::Status status = machine->AddDevices(kernel); !status.ok()) return status;
   absl::Status status = machine->vm_->CreateVcpus(
       {.ports = machine->ports_, .memory = machine->memory_, .power = machine->power_});
   if (!status.ok()) return status;
@@ -52,7 +52,7 @@ Machine::Machine(const Options& options, PowerSwitch power, kernel_abi::EventFd 
 
 Machine::~Machine() { StopVcpus(); }
 
-absl::Status Machine::AddDevices() {
+absl::Status Machine::AddDevices(kernel_abi::Kernel& kernel) {
   for (const absl::Status& status : {
            ports_.Insert("serial port", kSerialPort, kSerialPorts, serial_),
            ports_.Insert("real-time clock", kCmosPort, 2, rtc_),
@@ -62,12 +62,20 @@ absl::Status Machine::AddDevices() {
        }) {
     if (!status.ok()) return status;
   }
+  absl::StatusOr<std::unique_ptr<Devices>> devices =
+      Devices::Create(kernel, *vm_, memory_, pci_, options_);
+  if (!devices.ok()) return devices.status();
+  devices_ = *std::move(devices);
+  if (const std::string path = devices_->control_socket_path(); !path.empty()) {
+    Say(absl::StrCat("control socket ", path));
+  }
   return absl::OkStatus();
 }
 
 absl::Status Machine::LoadGuest() {
   const auto table = vm_->ram().guest_memory().table();
-  const std::vector<std::byte> acpi = BuildAcpiTables({.cpus = options_.cpus}, kAcpiTablesAddress);
+  const std::vector<std::byte> acpi = BuildAcpiTables(
+      {.cpus = options_.cpus, .virtio_mmio = devices_->virtio_mmio()}, kAcpiTablesAddress);
   if (acpi.size() > kAcpiTablesEnd - kAcpiTablesAddress) {
     return absl::InternalError("the ACPI tables are larger than their place");
   }
@@ -131,6 +139,7 @@ void Machine::Wait(int stop_fd) {
 absl::Status Machine::Reset() {
   // Devices first: when they are silent, nothing raises an interrupt in controllers that are new.
   pci_.Reset();
+  devices_->ResetMmio();
   serial_.Reset();
   acpi_pm_.Reset();
   return vm_->Reset();

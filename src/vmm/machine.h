@@ -20,6 +20,7 @@
 #include "kernel-abi/kernel.h"
 #include "src/vmm/bus.h"
 #include "src/vmm/console.h"
+#include "src/vmm/devices.h"
 #include "src/vmm/legacy_ports.h"
 #include "src/vmm/linux_boot.h"
 #include "src/vmm/options.h"
@@ -46,7 +47,7 @@ class Machine {
   Machine(const Options& options, PowerSwitch power, kernel_abi::EventFd serial_room,
           LinuxBoot boot, std::unique_ptr<Vm> vm);
 
-  absl::Status AddDevices();
+  absl::Status AddDevices(kernel_abi::Kernel& kernel);
   absl::Status LoadGuest();
   void StartVcpus();
   void StopVcpus();
@@ -70,6 +71,7 @@ class Machine {
   I8042Device i8042_;
   AcpiPmDevice acpi_pm_;
   PciHost pci_;
+  std::unique_ptr<Devices> devices_;
 };
 
 }  // namespace vmm

@@ -59,7 +59,7 @@ TEST(Options, DevicesKeepTheirOrderAndProperties) {
   EXPECT_STREQ(net.driver->name, "virtio-net-pci");
   EXPECT_EQ(net.Text("id"), "n0");
   EXPECT_EQ(net.Text("tap"), "tap3");
-  EXPECT_FALSE(net.Switch("tso", true));
+  EXPECT_FALSE(net.Switch("gso", true));
   EXPECT_TRUE(net.Switch("csum", true));
   EXPECT_EQ(net.Number("mtu", 0), 1400U);
   EXPECT_EQ(net.Number("queues", 1), 1U);

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#include "src/vmm/devices.h"
+
+#include <optional>
+#include <span>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernel-abi/system_error.h"
+#include "src/vmm/device_options.h"
+#include "src/vmm/layout.h"
+#include "vhost/transport/virtio_mmio.h"
+#include "vhost/transport/virtio_pci.h"
+
+namespace vmm {
+
+// A device on PCI: the library's transport is a PCI function already, so all that is left is to
+// have it on the bus for as long as it lives.
+class Devices::PciDevice {
+ public:
+  PciDevice(vhost::ControlPlane& control_plane, PciHost& host, std::string name, uint32_t slot,
+            std::unique_ptr<vhost::VirtioPci> function)
+      : control_plane_(control_plane),
+        host_(host),
+        name_(std::move(name)),
+        slot_(slot),
+        function_(std::move(function)) {}
+  ~PciDevice() {
+    (void)control_plane_.SetReportSource(name_, nullptr);
+    host_.Remove(slot_);
+  }
+
+  absl::Status Plug() {
+    if (absl::Status status = host_.Add(slot_, name_, *function_); !status.ok()) return status;
+    return control_plane_.SetReportSource(name_, [this] { return function_->Report(); });
+  }
+
+ private:
+  vhost::ControlPlane& control_plane_;
+  PciHost& host_;
+  const std::string name_;
+  const uint32_t slot_;
+  const std::unique_ptr<vhost::VirtioPci> function_;
+};
+
+// A device on the memory bus.
+class Devices::MmioDevice final : public BusDevice {
+ public:
+  MmioDevice(vhost::ControlPlane& control_plane, Bus& memory, std::string name, uint64_t address,
+             std::unique_ptr<vhost::VirtioMmio> registers)
+      : control_plane_(control_plane),
+        memory_(memory),
+        name_(std::move(name)),
+        address_(address),
+        registers_(std::move(registers)) {}
+  ~MmioDevice() override {
+    (void)control_plane_.SetReportSource(name_, nullptr);
+    memory_.Remove(address_);
+  }
+
+  absl::Status Plug() {
+    absl::Status status = memory_.Insert(name_, address_, vhost::VirtioMmio::kBytes, *this);
+    if (!status.ok()) return status;
+    return control_plane_.SetReportSource(name_, [this] { return registers_->Report(); });
+  }
+  void Reset() { registers_->Reset(); }
+
+  void Read(uint64_t offset, std::span<std::byte> data) override { registers_->Read(offset, data); }
+  void Write(uint64_t offset, std::span<const std::byte> data) override {
+    registers_->Write(offset, data);
+  }
+
+ private:
+  vhost::ControlPlane& control_plane_;
+  Bus& memory_;
+  const std::string name_;
+  const uint64_t address_;
+  const std::unique_ptr<vhost::VirtioMmio> registers_;
+};
+
+Devices::Devices(kernel_abi::Kernel& kernel, Bus& memory, PciHost& pci)
+    : kernel_(kernel), memory_(memory), pci_(pci) {}
+
+absl::StatusOr<std::unique_ptr<Devices>> Devices::Create(kernel_abi::Kernel& kernel, Vm& vm,
+                                                         Bus& memory, PciHost& pci,
+                                                         const Options& options) {
+  std::unique_ptr<Devices> devices(new Devices(kernel, memory, pci));
+
+  std::optional<vhost::ControlSocketOptions> socket;
+  if (options.control_socket != "none") {
+    socket = vhost::ControlSocketOptions{.path = options.control_socket};
+  }
+  absl::StatusOr<std::unique_ptr<vhost::ControlPlane>> control_plane =
+      vhost::ControlPlane::Create({.kernel = &kernel,
+                                   .memory = &vm.ram().guest_memory(),
+                                   .vm_name = options.name,
+                                   .control_socket = std::move(socket)});
+  if (!control_plane.ok()) return control_plane.status();
+  devices->control_plane_ = *std::move(control_plane);
+
+  absl::StatusOr<std::unique_ptr<vhost::kvm::VmWiring>> wiring =
+      vhost::kvm::VmWiring::Create(kernel, vm.fd(), {.loop = &devices->control_plane_->loop()});
+  if (!wiring.ok()) return wiring.status();
+  devices->wiring_ = *std::move(wiring);
+
+  for (const DeviceOption& option : options.devices) {
+    absl::Status status = devices->Add(option);
+    if (!status.ok()) {
+      return kernel_abi::AddContext(status, absl::StrCat("--device ", option.driver->name));
+    }
+  }
+  return devices;
+}
+
+Devices::~Devices() {
+  // Transports before the devices that they show, and those before the memory.
+  if (wiring_ != nullptr) wiring_->ReleaseWithVm();
+  pci_devices_.clear();
+  mmio_devices_.clear();
+  control_plane_.reset();
+}
+
+void Devices::ResetMmio() {
+  for (const std::unique_ptr<MmioDevice>& device : mmio_devices_) device->Reset();
+}
+
+absl::Status Devices::Add(const DeviceOption& option) {
+  absl::StatusOr<vhost::VirtioDevice*> device = MakeDevice(option);
+  if (!device.ok()) return device.status();
+  return option.driver->bus == DeviceBus::kPci ? AttachToPci(**device, option)
+                                               : AttachToMmio(**device);
+}
+
+absl::StatusOr<vhost::VirtioDevice*> Devices::MakeDevice(const DeviceOption& option) {
+  if (option.driver->type == DeviceType::kNet) {
+    absl::StatusOr<vhost::NetOptions> net = MakeNetOptions(option, NameOf(option));
+    if (!net.ok()) return net.status();
+    return control_plane_->AddNet(*std::move(net));
+  }
+  absl::StatusOr<vhost::VsockOptions> vsock = MakeVsockOptions(option, NameOf(option));
+  if (!vsock.ok()) return vsock.status();
+  return control_plane_->AddVsock(*std::move(vsock));
+}
+
+std::string Devices::NameOf(const DeviceOption& option) {
+  const bool is_net = option.driver->type == DeviceType::kNet;
+  const int number = is_net ? nets_++ : vsocks_++;
+  return option.Text("id", absl::StrCat(is_net ? "net" : "vsock", number));
+}
+
+absl::Status Devices::AttachToPci(vhost::VirtioDevice& device, const DeviceOption& option) {
+  std::optional<uint32_t> wanted_slot;
+  if (option.Has("addr")) wanted_slot = static_cast<uint32_t>(option.Number("addr", 0));
+  absl::StatusOr<uint32_t> slot = pci_.FreeSlot(wanted_slot);
+  if (!slot.ok()) return slot.status();
+  vhost::VirtioPciOptions options{.location = absl::StrFormat("00:%02x.0", *slot),
+                                  .intx_gsi = IntxGsi(*slot, /*pin=*/1)};
+  if (option.Has("vectors")) options.vectors = static_cast<uint16_t>(option.Number("vectors", 0));
+  absl::StatusOr<std::unique_ptr<vhost::VirtioPci>> function = vhost::VirtioPci::Create(
+      kernel_, device, *wiring_, control_plane_->loop(), std::move(options));
+  if (!function.ok()) return function.status();
+  pci_devices_.push_back(std::make_unique<PciDevice>(*control_plane_, pci_, device.name(), *slot,
+                                                     *std::move(function)));
+  return pci_devices_.back()->Plug();
+}
+
+absl::Status Devices::AttachToMmio(vhost::VirtioDevice& device) {
+  const size_t number = mmio_devices_.size();
+  if (number >= kVirtioMmioGsis.size()) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%s: no interrupt is left for more than %d virtio-mmio devices; put it on PCI",
+        device.name(), kVirtioMmioGsis.size()));
+  }
+  const AcpiMachine::VirtioMmio place{.address = kVirtioMmioStart + number * kVirtioMmioStride,
+                                      .size = static_cast<uint32_t>(vhost::VirtioMmio::kBytes),
+                                      .gsi = kVirtioMmioGsis[number]};
+  absl::StatusOr<std::unique_ptr<vhost::VirtioMmio>> registers =
+      vhost::VirtioMmio::Create(kernel_, device, *wiring_, control_plane_->loop(),
+                                {.address = place.address, .gsi = place.gsi});
+  if (!registers.ok()) return registers.status();
+  mmio_devices_.push_back(std::make_unique<MmioDevice>(*control_plane_, memory_, device.name(),
+                                                       place.address, *std::move(registers)));
+  virtio_mmio_.push_back(place);
+  return mmio_devices_.back()->Plug();
+}
+
+}  // namespace vmm
