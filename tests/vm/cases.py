@@ -5,6 +5,7 @@ import itertools
 import os
 import re
 
+import offload
 import traffic
 from guest import Guest
 from vmm import GUEST_IP, HOST_IP, TAP, Devices, Skip, make_tap, remove_tap
@@ -24,8 +25,9 @@ def case(name):
 class Bench:
     """One guest, ready, with both ends of the traffic running. Leaves nothing behind."""
 
-    def __init__(self, context, devices, images=None):
-        self.context, self.devices, self.images = context, devices, images or context.images
+    def __init__(self, context, devices, images=None, servers=True):
+        self.context, self.devices, self.images, self.servers = context, devices, images or context.images, servers
+        self.host = traffic.HostServer(context.stream)
 
     def __enter__(self):
         argv = self.context.vmm.argv(self.devices, self.images)
@@ -33,10 +35,10 @@ class Bench:
         log = os.path.join(self.context.results, f"{self.context.case}.console")
         self.guest = Guest(argv, log).__enter__()
         try:
-            self.host = traffic.HostServer(self.context.stream)
-            self.host.__enter__()
             self.guest.wait_ready()
-            traffic.start_server(self.guest)
+            if self.servers:
+                self.host.__enter__()
+                traffic.start_server(self.guest)
             traffic.ping(self.guest)
         except BaseException:
             self.__exit__(True)
@@ -51,7 +53,7 @@ class Bench:
                     raise AssertionError(f"the VMM's exit code after power off is {code}\n{self.guest.tail()}")
         finally:
             self.guest.__exit__()
-            if hasattr(self.host, "process"):
+            if self.host.process:
                 self.host.__exit__()
             remove_tap()
 
@@ -84,25 +86,22 @@ def packets_by_queue(guest):
     return {name: int(count) for name, count in rows}
 
 
-def expect_kernel_serves(bench):
-    """vhostctl says that the kernel serves both devices, and that its workers have worked."""
-    if not hasattr(bench.context.vmm, "show"):
-        return
-    for device in ("net0", "vsock0"):
-        shown = bench.context.vmm.show(device)
-        text = str(shown)
-        if "kernel" not in text:
-            raise AssertionError(f"{device} is not served by the kernel: {text}")
+def samples(bench):
+    """What vhostctl says of both devices; nothing under QEMU."""
+    vmm = bench.context.vmm
+    return [offload.Sample(vmm.show(device)) for device in ("net0", "vsock0")] if hasattr(vmm, "show") else []
 
 
 def boot_and_traffic(context, devices):
     with Bench(context, devices) as bench:
         expect_offloads(bench.guest)
         have = queue_pairs(bench.guest)
-        if have != min(devices.queue_pairs, 2):
+        if have != devices.queue_pairs:
             raise AssertionError(f"the driver uses {have} queue pairs of {devices.queue_pairs}")
+        before = samples(bench)
         context.note(traffic.all_paths(bench.guest, bench.host, "8M"))
-        expect_kernel_serves(bench)
+        for first, last in zip(before, samples(bench)):
+            context.note({first.name: offload.prove(first, last)})
 
 
 for _net, _pairs, _vsock in itertools.product(("pci", "mmio"), (1, 2), ("pci", "mmio")):
@@ -211,7 +210,8 @@ def offloads(context, devices):
 def kernels_vsock_test(context, devices):
     """The kernel's own vsock tests between the guest and this host, both roles."""
     images = context.images_with_vsock_test()
-    with Bench(context, devices, images) as bench:
+    # vsock_diag_test counts the sockets that there are: ours would be among them.
+    with Bench(context, devices, images, servers=False) as bench:
         context.note(vsock_suite(context, bench.guest))
 
 

@@ -25,6 +25,7 @@ class HostServer:
 
     def __init__(self, program):
         self.program = program
+        self.process = None
 
     def __enter__(self):
         self.process = subprocess.Popen([self.program, *SERVE.split()], stdout=subprocess.PIPE, text=True)
