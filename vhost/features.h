@@ -141,9 +141,9 @@ using VirtioFeatures = FeatureSet<VirtioFeature>;
 // Bits of VHOST_{GET,SET}_FEATURES that are vhost's own, or mean to vhost something else than they
 // do to a guest. What both spell alike is only ever translated, never named here.
 enum class VhostFeature : uint8_t {
-  kLogAll = 26,          // VHOST_F_LOG_ALL
+  kLogAll = 26,           // VHOST_F_LOG_ALL
   kNetVirtioNetHdr = 27,  // VHOST_NET_F_VIRTIO_NET_HDR: vhost adds a header that the TAP lacks
-  kAccessPlatform = 33,  // switches the kernel's IOTLB on
+  kAccessPlatform = 33,   // switches the kernel's IOTLB on
 };
 using VhostFeatures = FeatureSet<VhostFeature>;
 

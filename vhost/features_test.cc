@@ -42,8 +42,8 @@ TEST(Features, LogAllIsNotAGuestsToAsk) {
 }
 
 TEST(Features, VhostHasASayInTheRingsOnly) {
-  const VirtioFeatures wanted = {kVersion1, kEventIdx,  kIndirectDesc, kRingPacked, kInOrder,
-                                 kNetMac,   kNetCsum,   kNetHostTso4,  kNetMq,      kNetCtrlVq,
+  const VirtioFeatures wanted = {kVersion1,  kEventIdx,  kIndirectDesc, kRingPacked, kInOrder,
+                                 kNetMac,    kNetCsum,   kNetHostTso4,  kNetMq,      kNetCtrlVq,
                                  kNetStatus, kRingReset, kNetMrgRxbuf,  kNetHostUso};
   EXPECT_EQ(FromVhost(DeviceId::kNet, kVhostNet612, wanted),
             wanted - VirtioFeatures({kRingPacked, kInOrder}));

@@ -20,8 +20,6 @@ constexpr GuestAddress operator+(GuestAddress address, uint64_t bytes) {
   return GuestAddress{Value(address) + bytes};
 }
 
-inline std::string Describe(GuestAddress address) {
-  return absl::StrFormat("%#x", Value(address));
-}
+inline std::string Describe(GuestAddress address) { return absl::StrFormat("%#x", Value(address)); }
 
 }  // namespace vhost

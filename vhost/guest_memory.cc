@@ -196,8 +196,8 @@ absl::Status GuestMemory::Publish(const std::shared_ptr<const MemoryTable>& tabl
       // operator must know, as this listener now sees memory that the others do not.
       if (absl::Status undo = listeners_[back]->SetMemory(old); !undo.ok()) {
         status = kernel_abi::AddAdvice(
-            status, absl::StrCat("and going back to the old memory table failed: ",
-                                 undo.message()));
+            status,
+            absl::StrCat("and going back to the old memory table failed: ", undo.message()));
       }
     }
     return status;

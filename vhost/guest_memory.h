@@ -74,9 +74,8 @@ class MemoryTable {
  private:
   const MemoryRegion* Find(GuestAddress address) const;
   // Calls `copy(host, offset, length)` for each piece of the range, after all of it was found.
-  absl::Status ForEachPiece(
-      GuestAddress address, uint64_t length,
-      const std::function<void(std::byte*, uint64_t, uint64_t)>& copy) const;
+  absl::Status ForEachPiece(GuestAddress address, uint64_t length,
+                            const std::function<void(std::byte*, uint64_t, uint64_t)>& copy) const;
 
   std::vector<MemoryRegion> regions_;
   std::vector<MemoryRegion> merged_;

@@ -97,9 +97,11 @@ TEST(MemoryTable, TranslatesOnlyWhatLiesInOneRegion) {
   const auto table = MemoryTable::Create({backing.At(0, 0, 2), backing.At(2 * kPage, 4, 2)});
   ASSERT_TRUE(table.ok());
   EXPECT_EQ(table->Translate(GuestAddress{kPage}, kPage).value(), backing.data.get() + kPage);
-  for (const auto& [address, length] :
-       {std::pair<uint64_t, uint64_t>{kPage, kPage + 1}, {4 * kPage, 1}, {0, 0},
-        {~uint64_t{0}, 2}, {0, ~uint64_t{0}}}) {
+  for (const auto& [address, length] : {std::pair<uint64_t, uint64_t>{kPage, kPage + 1},
+                                        {4 * kPage, 1},
+                                        {0, 0},
+                                        {~uint64_t{0}, 2},
+                                        {0, ~uint64_t{0}}}) {
     EXPECT_EQ(table->Translate(GuestAddress{address}, length).status().code(),
               absl::StatusCode::kOutOfRange)
         << address << " " << length;

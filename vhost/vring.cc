@@ -35,8 +35,7 @@ absl::StatusOr<std::byte*> Part(const char* name, GuestAddress address, uint64_t
 }
 
 uint16_t Load(const std::byte* address) {
-  return std::atomic_ref<uint16_t>(
-             *reinterpret_cast<uint16_t*>(const_cast<std::byte*>(address)))
+  return std::atomic_ref<uint16_t>(*reinterpret_cast<uint16_t*>(const_cast<std::byte*>(address)))
       .load(std::memory_order_relaxed);
 }
 
@@ -52,19 +51,19 @@ VringBytes BytesOf(VringLayout layout, uint16_t size) {
 absl::StatusOr<Vring> Vring::Create(const VringSetup& setup, VringLayout layout,
                                     const MemoryTable& memory) {
   const bool split = layout == VringLayout::kSplit;
-  if (setup.size == 0 || setup.size > kMaxQueueSize || (split && !std::has_single_bit(setup.size))) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "queue size ", setup.size, " is not ", split ? "a power of two " : "", "from 1 to ",
-        kMaxQueueSize));
+  if (setup.size == 0 || setup.size > kMaxQueueSize ||
+      (split && !std::has_single_bit(setup.size))) {
+    return absl::InvalidArgumentError(absl::StrCat("queue size ", setup.size, " is not ",
+                                                   split ? "a power of two " : "", "from 1 to ",
+                                                   kMaxQueueSize));
   }
   const VringBytes bytes = BytesOf(layout, setup.size);
   const Alignment alignment = AlignmentOf(layout);
   absl::StatusOr<std::byte*> desc =
       Part("descriptor table", setup.desc, bytes.desc, alignment.desc, memory);
   if (!desc.ok()) return desc.status();
-  absl::StatusOr<std::byte*> driver =
-      Part(split ? "available ring" : "driver event area", setup.driver, bytes.driver,
-           alignment.driver, memory);
+  absl::StatusOr<std::byte*> driver = Part(split ? "available ring" : "driver event area",
+                                           setup.driver, bytes.driver, alignment.driver, memory);
   if (!driver.ok()) return driver.status();
   absl::StatusOr<std::byte*> device = Part(split ? "used ring" : "device event area", setup.device,
                                            bytes.device, alignment.device, memory);

@@ -21,7 +21,7 @@ inline constexpr uint32_t kMaxQueueSize = 32768;
 enum class VringLayout : uint8_t { kSplit, kPacked };
 
 struct VringSetup {
-  uint16_t size = 0;  // entries
+  uint16_t size = 0;      // entries
   GuestAddress desc{};    // descriptor table; packed: descriptor ring
   GuestAddress driver{};  // available ring; packed: driver event suppression area
   GuestAddress device{};  // used ring; packed: device event suppression area

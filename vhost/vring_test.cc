@@ -91,9 +91,8 @@ TEST_F(VringTest, PackedRingsMayHaveAnySize) {
 }
 
 TEST_F(VringTest, CanBeMadeOfHostAddresses) {
-  const auto vring =
-      Vring::FromHost(64, backing_.get() + 0x1000, backing_.get() + 0x2000,
-                      backing_.get() + 0x3000, VringLayout::kSplit, memory_);
+  const auto vring = Vring::FromHost(64, backing_.get() + 0x1000, backing_.get() + 0x2000,
+                                     backing_.get() + 0x3000, VringLayout::kSplit, memory_);
   ASSERT_TRUE(vring.ok()) << vring.status();
   EXPECT_EQ(vring->setup().device, GuestAddress{kGuest + 0x3000});
   const auto outside = Vring::FromHost(64, backing_.get() + 0x1000, backing_.get() + 0x2000,
@@ -106,9 +105,8 @@ TEST_F(VringTest, KnowsWhetherItStaysWhereItIsUnderAnotherTable) {
   ASSERT_TRUE(vring.ok());
   EXPECT_TRUE(vring->SamePlaceIn(memory_));
   EXPECT_FALSE(vring->SamePlaceIn(MemoryTable()));
-  const auto moved = MemoryTable::Create({{.start = GuestAddress{kGuest},
-                                           .size = kBytes - 4096,
-                                           .host = backing_.get() + 4096}});
+  const auto moved = MemoryTable::Create(
+      {{.start = GuestAddress{kGuest}, .size = kBytes - 4096, .host = backing_.get() + 4096}});
   EXPECT_FALSE(vring->SamePlaceIn(*moved));
 }
 

@@ -14,14 +14,15 @@ struct Machine {
   vhost::GuestMemory memory;  // told of every region that the VMM maps, and of every one it unmaps
   std::unique_ptr<vhost::ControlPlane> control_plane;
   std::unique_ptr<vhost::kvm::VmWiring> wiring;
-  std::unique_ptr<vhost::VirtioPci> net0;  // goes on the VMM's PCI bus: vhost/transport/pci_function.h
+  std::unique_ptr<vhost::VirtioPci>
+      net0;  // goes on the VMM's PCI bus: vhost/transport/pci_function.h
 };
 
 // Gives the VM one network device on "tap0", two queue pairs, served by /dev/vhost-net.
 absl::Status AddDevices(Machine& machine, int vm_fd, std::byte* ram, uint64_t ram_bytes) {
   kernel_abi::Kernel& kernel = kernel_abi::LinuxKernel();
-  absl::Status status = machine.memory.Add(
-      {.start = vhost::GuestAddress{0}, .size = ram_bytes, .host = ram});
+  absl::Status status =
+      machine.memory.Add({.start = vhost::GuestAddress{0}, .size = ram_bytes, .host = ram});
   if (!status.ok()) return status;
 
   auto control_plane = vhost::ControlPlane::Create(

@@ -67,7 +67,8 @@ class MemorySlotsTest : public ::testing::Test {
         slots_(*MemorySlots::Create(kernel_, 3, 2)) {}
 
   MemoryRegion At(uint64_t guest, uint64_t host_page) const {
-    return {.start = GuestAddress{guest}, .size = kPage, .host = backing_.get() + host_page * kPage};
+    return {
+        .start = GuestAddress{guest}, .size = kPage, .host = backing_.get() + host_page * kPage};
   }
   std::map<uint64_t, uint64_t> Mapped() const {  // guest address to host address
     std::map<uint64_t, uint64_t> mapped;
