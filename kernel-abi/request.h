@@ -8,9 +8,9 @@
 //   /dev/vhost-net: VHOST_SET_VRING_NUM(index=1 num=300): EINVAL (Invalid argument)
 //
 // An argument type `A` has an overload `std::string Describe(const A&)` in its own namespace (the
-// global one for the structs of <linux/*>), where Call() finds it whatever was included first. Where
-// the type does not say what is meant (a u64 that is a feature word, or a CID), the request brings
-// its own. Either is only called when there is something to report.
+// global one for the structs of <linux/*>), where Call() finds it whatever was included first.
+// Where the type does not say what is meant (a u64 that is a feature word, or a CID), the request
+// brings its own. Either is only called when there is something to report.
 #pragma once
 
 #include <cstdint>
@@ -73,7 +73,9 @@ inline constexpr bool kIsByValue<ByValue<Number>> = true;
 
 // A type that owns what it points the kernel to says where that is.
 template <typename T>
-concept HasKernelArgument = requires(T& t) { t.kernel_argument(); };
+concept HasKernelArgument = requires(T& t) {
+  t.kernel_argument();
+};
 
 template <typename Argument>
 uintptr_t AsRegister(Argument& argument) {
@@ -102,11 +104,11 @@ absl::StatusOr<int> Call(const Subject& subject, const Request<Argument>& reques
   const int result =
       subject.kernel.Ioctl(subject.fd, request.number, internal::AsRegister(argument));
   if (result >= 0) return result;
-  return MakeSystemError({.error = -result,
-                          .subject = std::string(subject.name),
-                          .call = request.name,
-                          .arguments = request.describe != nullptr ? request.describe(argument)
-                                                                   : Describe(argument)});
+  return MakeSystemError(
+      {.error = -result,
+       .subject = std::string(subject.name),
+       .call = request.name,
+       .arguments = request.describe != nullptr ? request.describe(argument) : Describe(argument)});
 }
 
 inline absl::StatusOr<int> Call(const Subject& subject, const Request<Nothing>& request) {

@@ -25,8 +25,7 @@ using testing::EndsWith;
 using testing::HasSubstr;
 using testing::StartsWith;
 
-// ---- Errors
-// --------------------------------------------------------------------------------------
+// ---- Errors ------------------------------------------------------------------------------------
 
 TEST(SystemError, SaysWhatWasAskedOfWhomAndWhatCameOfIt) {
   const absl::Status status = MakeSystemError(
@@ -90,8 +89,7 @@ TEST(Call, EveryKindOfArgumentReachesTheKernel) {
   EXPECT_EQ(kernel.interface("tap0")->offloads, kTunFCsum);
 }
 
-// ---- Nodes
-// ---------------------------------------------------------------------------------------
+// ---- Nodes -------------------------------------------------------------------------------------
 
 TEST(OpenNode, SaysWhatAPersonCanDo) {
   const struct {
@@ -133,8 +131,7 @@ TEST(ReadNumber, ReadsOneOrSaysWhyNot) {
   EXPECT_EQ(ReadNumber(kernel, "/dev/null").status().code(), absl::StatusCode::kInvalidArgument);
 }
 
-// ---- Descriptors
-// ---------------------------------------------------------------------------------
+// ---- Descriptors -------------------------------------------------------------------------------
 
 TEST(UniqueFd, ClosesWhatItHolds) {
   const int before = fakes::CountOpenFds();
@@ -162,8 +159,7 @@ TEST(CloseInParallel, ClosesAllOfThem) {
   }
 }
 
-// ---- Eventfds
-// ------------------------------------------------------------------------------------
+// ---- Eventfds ----------------------------------------------------------------------------------
 
 TEST(EventFd, CountsAndDrains) {
   const EventFd event = *EventFd::Create(LinuxKernel());

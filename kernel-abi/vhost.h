@@ -43,8 +43,8 @@ namespace kernel_abi {
 using MemoryTable = EntryTable<vhost_memory_region>;
 std::string Describe(const MemoryTable& table);  // up to 4 regions, then how many more
 
-// VHOST_GET/SET_FEATURES_ARRAY. Always two words: kernels before the fix of 2026 clear the first
-// word again when they are given room for more words than they know (vhost_net_ioctl).
+// VHOST_GET/SET_FEATURES_ARRAY. Always two words: when they are given room for more words than they
+// know, kernels before a fix (7.3.4 has it) clear the words that they had just written.
 struct FeatureArray {
   uint64_t count = 2;
   std::array<uint64_t, 2> words = {};
@@ -106,7 +106,7 @@ inline constexpr Request<MemoryTable> kVhostSetMemTable{VHOST_SET_MEM_TABLE, "VH
 inline constexpr Request<uint64_t> kVhostSetLogBase{VHOST_SET_LOG_BASE, "VHOST_SET_LOG_BASE"};
 inline constexpr Request<int> kVhostSetLogFd{VHOST_SET_LOG_FD, "VHOST_SET_LOG_FD"};  // -1: none
 
-// ---- A vring. ENOBUFS: no such index ----------------------------------------------------------
+// ---- A vring. ENOBUFS: no such index -----------------------------------------------------------
 
 // EBUSY while running. EINVAL: 0, not a power of two, above 32768.
 inline constexpr Request<vhost_vring_state> kVhostSetVringNum{VHOST_SET_VRING_NUM,

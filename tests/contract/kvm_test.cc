@@ -88,8 +88,7 @@ TEST_P(KvmContract, SaysItsVersionAndWhatItCan) {
   EXPECT_GE(Ask(system_.get(), kKvmGetVcpuMmapSize).result, 4096);
 }
 
-// ---- ioeventfd
-// -----------------------------------------------------------------------------------
+// ---- ioeventfd ---------------------------------------------------------------------------------
 
 TEST_P(KvmContract, IoEventFdsOfOneAddressMustDiffer) {
   const UniqueFd a = EventFd(), b = EventFd();
@@ -137,8 +136,7 @@ TEST_P(KvmContract, IoEventFdArgumentsAreChecked) {
   EXPECT_EQ(AskNull(vm(), kKvmIoEventFd), Refused(EFAULT));
 }
 
-// ---- irqfd
-// ---------------------------------------------------------------------------------------
+// ---- irqfd -------------------------------------------------------------------------------------
 
 TEST_P(KvmContract, IrqFdNeedsAnInterruptController) {
   const UniqueFd a = EventFd();
@@ -179,8 +177,7 @@ TEST_P(KvmContract, ResamplingNeedsTheWholeControllerInTheKernel) {
   EXPECT_EQ(IrqFd(a.get(), 5), Ok());
 }
 
-// ---- Routes
-// --------------------------------------------------------------------------------------
+// ---- Routes ------------------------------------------------------------------------------------
 
 TEST_P(KvmContract, RoutesAreReplacedAsAWholeAndChecked) {
   Make(Irqchip::kFull);
@@ -224,8 +221,7 @@ TEST_P(KvmContract, MsisNeedAController) {
   EXPECT_EQ(Ask(vm(), kKvmIrqLine, level), Refused(ENXIO));
 }
 
-// ---- Memory slots
-// --------------------------------------------------------------------------------
+// ---- Memory slots ------------------------------------------------------------------------------
 
 TEST_P(KvmContract, SlotsAreAlignedApartAndGoneWithSizeZero) {
   Memory memory;

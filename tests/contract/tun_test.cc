@@ -38,8 +38,7 @@ class TunContract : public KernelUnderTest, public testing::WithParamInterface<S
   Answer Offload(int fd, unsigned offloads) { return Ask(fd, kTunSetOffload, Offloads{offloads}); }
 };
 
-// ---- Attaching
-// -----------------------------------------------------------------------------------
+// ---- Attaching ---------------------------------------------------------------------------------
 
 TEST_P(TunContract, AnUnattachedFdAnswersLittle) {
   const UniqueFd fd = Open(kTunPath);
@@ -139,8 +138,7 @@ TEST_P(TunContract, APersistentTapOutlivesItsQueueWithWhatWasSet) {
   EXPECT_EQ(Ask(fd.get(), kTunSetPersist, ByValue<int>{0}), Ok());
 }
 
-// ---- What is set
-// ---------------------------------------------------------------------------------
+// ---- What is set -------------------------------------------------------------------------------
 
 TEST_P(TunContract, VnetHeaderSizeIsTenAtFirstAndNeverLess) {
   const UniqueFd fd = OpenQueue("ct0", kTap);

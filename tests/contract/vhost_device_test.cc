@@ -19,8 +19,7 @@ constexpr uint64_t kLogAll = uint64_t{1} << kVhostFLogAll;
 constexpr Request<vhost_vring_state> kNoSuchRequest{
     _IOC(_IOC_READ | _IOC_WRITE, VHOST_VIRTIO, 0xee, sizeof(vhost_vring_state)), "no such request"};
 
-// ---- Owner
-// ---------------------------------------------------------------------------------------
+// ---- Owner -------------------------------------------------------------------------------------
 
 TEST_P(VhostContract, NothingIsDoneForNobodysDevice) {
   const UniqueFd kick = EventFd();
@@ -100,8 +99,7 @@ TEST_P(VhostContract, WorkersAreMadeAsTasksUnlessAskedOtherwiseInTime) {
   EXPECT_EQ(mode, ForkMode::kOwnerTask);
 }
 
-// ---- Features
-// ------------------------------------------------------------------------------------
+// ---- Features ----------------------------------------------------------------------------------
 
 TEST_P(VhostContract, OffersWhatTheFakeOfItsReleaseOffers) {
   const Release release = RunningRelease();
@@ -177,8 +175,7 @@ TEST_P(VhostContract, ALogThatFitsOneRingAloneIsHalfSet) {
   EXPECT_EQ(Attach(0, tap_.get()), Ok());
 }
 
-// ---- Requests that are not known
-// -----------------------------------------------------------------
+// ---- Requests that are not known ---------------------------------------------------------------
 
 TEST_P(VhostContract, UnknownRequestsReadAQueueIndexBeforeTheyAreUnknown) {
   ASSERT_EQ(SetOwner(), Ok());
@@ -199,8 +196,7 @@ TEST_P(VhostContract, TheOtherKindsRequestsAreUnknown) {
   }
 }
 
-// ---- Memory table
-// --------------------------------------------------------------------------------
+// ---- Memory table ------------------------------------------------------------------------------
 
 TEST_P(VhostContract, MemoryTableIsCheckedForItsFormAlone) {
   ASSERT_EQ(SetOwner(), Ok());
@@ -234,8 +230,7 @@ TEST_P(VhostContract, MemoryTableMayChangeWhileRunningAndLeaveTheRingsOut) {
   EXPECT_EQ(Stop(), Ok());
 }
 
-// ---- Log
-// -----------------------------------------------------------------------------------------
+// ---- Log ---------------------------------------------------------------------------------------
 
 TEST_P(VhostContract, LogFdIsAnEventFdOrNone) {
   ASSERT_EQ(SetOwner(), Ok());
@@ -246,8 +241,7 @@ TEST_P(VhostContract, LogFdIsAnEventFdOrNone) {
   EXPECT_EQ(Ask(fd(), kVhostSetLogFd, int{kBadFd}), Refused(EBADF));
 }
 
-// ---- IOTLB
-// ---------------------------------------------------------------------------------------
+// ---- IOTLB -------------------------------------------------------------------------------------
 
 TEST_P(VhostContract, MessagesNeedAnIotlb) {
   vhost_msg_v2 message = {};
@@ -300,8 +294,8 @@ TEST_P(VhostContract, TheIotlbIsNewWithEachSetFeatures) {
   ASSERT_EQ(Features(kAccessPlatform), Ok());
   EXPECT_EQ(Start(), Refused(EFAULT)) << "nothing is mapped any more";
   ASSERT_EQ(Features(0), Ok());
-  // Without the bit the table went away as well only in kernels of late 2025 (and stable ones
-  // since); older kernels stay with I/O addresses until RESET_OWNER or the last close.
+  // Without the bit it goes away in 6.12.117 and 7.3.4; 6.1 stays with I/O addresses until
+  // RESET_OWNER or the last close, as kernels in between may.
   const ssize_t taken = sizeof(message);
   if (AtLeast(6, 2)) {
     EXPECT_THAT(map_all(), testing::AnyOf(taken, -EFAULT));

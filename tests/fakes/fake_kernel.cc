@@ -57,8 +57,7 @@ FakeKernel::~FakeKernel() {
   for (auto& [inode, description] : descriptions) description.node.reset();
 }
 
-// ---- Descriptions
-// --------------------------------------------------------------------------------
+// ---- Descriptions ------------------------------------------------------------------------------
 
 int FakeKernel::Install(std::unique_ptr<FakeNode> node) {
   mutex_.AssertHeld();
@@ -124,8 +123,7 @@ int FakeKernel::OpenNode(const std::string& path, int flags) {
   return fd;
 }
 
-// ---- Calls
-// ---------------------------------------------------------------------------------------
+// ---- Calls -------------------------------------------------------------------------------------
 
 int FakeKernel::Fault(const LoggedCall& call) {
   if (planned_.countdown == 0) return 0;
@@ -240,8 +238,7 @@ int FakeKernel::SetNice(pid_t tid, int nice) {
       [&] { return kernel_abi::LinuxKernel().SetNice(tid, nice); });
 }
 
-// ---- For tests
-// -----------------------------------------------------------------------------------
+// ---- For tests ---------------------------------------------------------------------------------
 
 void FakeKernel::FailCall(int k, int error) {
   absl::MutexLock lock(&mutex_);

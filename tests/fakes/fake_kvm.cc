@@ -134,8 +134,7 @@ int FakeVm::EnableCapability(uintptr_t argument) {
   return 0;
 }
 
-// ---- ioeventfd: virt/kvm/eventfd.c
-// ---------------------------------------------------------------
+// ---- ioeventfd: virt/kvm/eventfd.c -------------------------------------------------------------
 
 int FakeVm::AssignIoEventFd(const kvm_ioeventfd& asked) {
   const bool datamatch = (asked.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) != 0;
@@ -172,8 +171,7 @@ int FakeVm::DeassignIoEventFd(const kvm_ioeventfd& asked) {
   return 0;
 }
 
-// ---- irqfd and routes
-// ----------------------------------------------------------------------------
+// ---- irqfd and routes --------------------------------------------------------------------------
 
 int FakeVm::AssignIrqFd(const kvm_irqfd& asked) {
   const bool resample = (asked.flags & KVM_IRQFD_FLAG_RESAMPLE) != 0;
@@ -264,8 +262,7 @@ bool FakeVm::GuestWrite(uint64_t address, uint32_t length, uint64_t value, bool 
   return false;
 }
 
-// ---- Memory
-// --------------------------------------------------------------------------------------
+// ---- Memory ------------------------------------------------------------------------------------
 
 int FakeVm::SetMemoryRegion(uintptr_t argument) {
   kvm_userspace_memory_region asked = {};
