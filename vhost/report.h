@@ -34,24 +34,24 @@ inline const char* Name(BackendKind kind) {
 // A thread that serves vrings: a vhost worker, or a data-path thread of this process.
 struct WorkerReport {
   pid_t tid = 0;
-  std::string name;                          // comm, "vhost-1234"
-  std::vector<int> queues;                   // virtqueues that it serves
-  std::optional<uint64_t> cpu_time_ns;       // since it started
-  std::optional<std::string> affinity;       // "0-3,8"
+  std::string name;                     // comm, "vhost-1234"
+  std::vector<int> queues;              // virtqueues that it serves
+  std::optional<uint64_t> cpu_time_ns;  // since it started
+  std::optional<std::string> affinity;  // "0-3,8"
   std::optional<int> nice;
   std::optional<std::string> cgroup;
-  std::string unknown_because;               // why fields are missing; empty if none is
+  std::string unknown_because;  // why fields are missing; empty if none is
 };
 
 // A virtqueue as its backend has it.
 struct BackendVringReport {
   int queue = 0;
-  int vhost_fd = -1;  // kernel backend: the node that serves it
+  int vhost_fd = -1;         // kernel backend: the node that serves it
   uint32_t vhost_index = 0;  // and the vring's index there
   int kick_fd = -1;
   int call_fd = -1;
   int err_fd = -1;
-  uint64_t errors = 0;               // times that the backend called the ring broken
+  uint64_t errors = 0;                 // times that the backend called the ring broken
   std::optional<uint16_t> last_avail;  // where the backend stands (VHOST_GET_VRING_BASE)
   std::optional<uint32_t> busyloop_us;
 };
@@ -75,7 +75,7 @@ struct RefusalReport {  // a candidate that does not serve, though it was prefer
 
 struct VringReport {
   int queue = 0;
-  std::string role;  // "rx0", "tx0", "control", "event"
+  std::string role;       // "rx0", "tx0", "control", "event"
   std::string served_by;  // "kernel", "in-process", "device" (control and event queues), "none"
   bool enabled = false;
   bool active = false;  // handed to whoever serves it
@@ -89,8 +89,8 @@ struct VringReport {
 
 // How a queue's notifications and interrupts reach KVM.
 struct WiringReport {
-  std::string what;  // "notify 0", "msix 2", "config", "intx"
-  std::string how;   // "ioeventfd", "irqfd", "thread", "exit", "none"
+  std::string what;                 // "notify 0", "msix 2", "config", "intx"
+  std::string how;                  // "ioeventfd", "irqfd", "thread", "exit", "none"
   std::optional<uint64_t> address;  // of the notify register or the MSI message
   std::optional<uint32_t> data;     // datamatch or MSI data
   std::optional<uint32_t> gsi;
@@ -122,9 +122,9 @@ struct ReceiveFilterReport {
   bool no_multicast = false;
   bool no_unicast = false;
   bool no_broadcast = false;
-  bool unicast_overflow = false;    // more addresses than are kept: all of the kind pass
+  bool unicast_overflow = false;  // more addresses than are kept: all of the kind pass
   bool multicast_overflow = false;
-  std::vector<std::string> unicast;    // "52:54:00:12:34:56"
+  std::vector<std::string> unicast;  // "52:54:00:12:34:56"
   std::vector<std::string> multicast;
   std::vector<uint16_t> vlans;
   std::string applied_by;  // "tap", or why nobody does: "nobody: ..."
@@ -138,7 +138,7 @@ struct DeviceReport {
   std::string problem;    // why DEVICE_NEEDS_RESET was set, if it was
   VirtioFeatures offered;
   VirtioFeatures acked;
-  std::string policy;  // "require", "prefer", "never"
+  std::string policy;                    // "require", "prefer", "never"
   std::optional<BackendReport> backend;  // who serves now, or would after DRIVER_OK
   std::vector<RefusalReport> refusals;
   std::vector<VringReport> vrings;

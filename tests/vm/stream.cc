@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Moves bytes between the guest and the host over TCP and vsock, and proves that they arrived: whole, in order, once.
-// The same static binary runs at both ends. `stream --help` is the manual.
+// Moves bytes between the guest and the host over TCP and vsock, and proves that they arrived:
+// whole, in order, once. The same static binary runs at both ends. `stream --help` is the manual.
 //
-// One transfer: the sender connects, sends a pattern whose byte at offset n depends on n, and shuts its side down. The
-// receiver compares each byte while it reads, and answers with a Verdict. The sender's time runs until the verdict is
-// there, so a rate counts delivered bytes, not bytes that a socket buffer took.
+// One transfer: the sender connects, sends a pattern whose byte at offset n depends on n, and shuts
+// its side down. The receiver compares each byte while it reads, and answers with a Verdict. The
+// sender's time runs until the verdict is there, so a rate counts delivered bytes, not bytes that a
+// socket buffer took.
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -86,10 +87,18 @@ uint64_t ParseNumber(std::string_view text) {
   const std::string copy(text);
   uint64_t value = std::strtoull(copy.c_str(), &end, 0);
   switch (*end) {
-    case 'G': value *= 1024; [[fallthrough]];
-    case 'M': value *= 1024; [[fallthrough]];
-    case 'K': value *= 1024; ++end; break;
-    default: break;
+    case 'G':
+      value *= 1024;
+      [[fallthrough]];
+    case 'M':
+      value *= 1024;
+      [[fallthrough]];
+    case 'K':
+      value *= 1024;
+      ++end;
+      break;
+    default:
+      break;
   }
   if (*end != '\0' || end == copy.c_str()) {
     std::fprintf(stderr, "stream: '%s' is not a number\n", copy.c_str());
@@ -137,12 +146,15 @@ Address ParseAddress(const std::string& text) {
   return address;
 }
 
-const sockaddr* Raw(const Address& address) { return reinterpret_cast<const sockaddr*>(&address.storage); }
+const sockaddr* Raw(const Address& address) {
+  return reinterpret_cast<const sockaddr*>(&address.storage);
+}
 
 int Open(const Address& address) {
   const int fd = socket(address.family, address.type | SOCK_CLOEXEC, 0);
   if (fd < 0) Fail(address.text + ": socket");
-  // A peer that has gone silent fails the transfer instead of holding the test up to its own deadline.
+  // A peer that has gone silent fails the transfer instead of holding the test up to its own
+  // deadline.
   const timeval limit = {.tv_sec = kSilenceLimitS, .tv_usec = 0};
   setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
   setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
@@ -160,7 +172,8 @@ Verdict ReceiveAll(int fd, const std::string& from) {
     if (got == 0) return verdict;
     const char* expected = Pattern().data() + verdict.byte_count % kPeriodBytes;
     const auto size = static_cast<size_t>(got);
-    if (verdict.first_wrong_offset == kNoneWrong && std::memcmp(block.data(), expected, size) != 0) {
+    if (verdict.first_wrong_offset == kNoneWrong &&
+        std::memcmp(block.data(), expected, size) != 0) {
       const auto mismatch = std::mismatch(block.begin(), block.begin() + got, expected);
       verdict.first_wrong_offset =
           verdict.byte_count + static_cast<uint64_t>(mismatch.first - block.begin());
@@ -187,7 +200,8 @@ uint64_t SendAll(int fd, const std::string& to, uint64_t byte_limit, size_t chun
 
 void Receive(int fd, const std::string& from) {
   const Verdict verdict = ReceiveAll(fd, from);
-  if (send(fd, &verdict, sizeof(verdict), MSG_NOSIGNAL) != sizeof(verdict)) Fail(from + ": verdict");
+  if (send(fd, &verdict, sizeof(verdict), MSG_NOSIGNAL) != sizeof(verdict))
+    Fail(from + ": verdict");
 }
 
 int Serve(const std::vector<Address>& addresses) {
@@ -228,20 +242,23 @@ int Send(const Address& to, uint64_t byte_limit, size_t chunk_bytes) {
   Verdict verdict = {};
   size_t have = 0;
   while (have < sizeof(verdict)) {
-    const ssize_t got = recv(fd, reinterpret_cast<char*>(&verdict) + have, sizeof(verdict) - have, 0);
+    const ssize_t got =
+        recv(fd, reinterpret_cast<char*>(&verdict) + have, sizeof(verdict) - have, 0);
     if (got == 0) errno = ECONNRESET;
     if (got <= 0) Fail(to.text + ": no verdict after " + std::to_string(sent) + " bytes");
     have += static_cast<size_t>(got);
   }
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   const bool verified = verdict.byte_count == sent && verdict.first_wrong_offset == kNoneWrong;
-  std::printf("bytes=%llu seconds=%.3f MBps=%.2f verified=%s\n", static_cast<unsigned long long>(sent), took.count(),
+  std::printf("bytes=%llu seconds=%.3f MBps=%.2f verified=%s\n",
+              static_cast<unsigned long long>(sent), took.count(),
               static_cast<double>(sent) / 1e6 / took.count(), verified ? "yes" : "no");
   if (verified) return 0;
   std::fprintf(stderr, "stream: the peer counted %llu bytes; first wrong offset: %s\n",
                static_cast<unsigned long long>(verdict.byte_count),
-               verdict.first_wrong_offset == kNoneWrong ? "none"
-                                                        : std::to_string(verdict.first_wrong_offset).c_str());
+               verdict.first_wrong_offset == kNoneWrong
+                   ? "none"
+                   : std::to_string(verdict.first_wrong_offset).c_str());
   return 1;
 }
 
@@ -256,7 +273,8 @@ int main(int argc, char** argv) {
     return Serve(addresses);
   }
   const auto chunk_bytes = [&words](size_t index) -> size_t {
-    return std::min<uint64_t>(words.size() > index ? ParseNumber(words[index]) : kBlockBytes, kBlockBytes);
+    return std::min<uint64_t>(words.size() > index ? ParseNumber(words[index]) : kBlockBytes,
+                              kBlockBytes);
   };
   if (verb == "send" && words.size() >= 3) {
     return Send(ParseAddress(words[1]), ParseNumber(words[2]), chunk_bytes(3));
