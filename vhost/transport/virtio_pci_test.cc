@@ -1,14 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The function as a guest's driver meets it: from the BARs to interrupts, on a fake KVM.
-#include "vhost/transport/virtio_pci.h"
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
-#include "tests/fakes/fake_device.h"
-#include "tests/fakes/pci_driver.h"
-#include "tests/fakes/wired_machine.h"
+// The function as a guest finds it: header, BARs, structures, notification, and accesses that no
+// driver makes.
+#include "vhost/transport/virtio_pci_fixture.h"
 
 namespace vhost {
 namespace {
@@ -16,63 +10,10 @@ namespace {
 using fakes::PciDriver;
 using testing::ElementsAre;
 using testing::IsEmpty;
-using testing::UnorderedElementsAre;
 
-constexpr uint64_t kBar = 0xc010'0000;
-constexpr uint32_t kIntxGsi = 17;
-constexpr uint16_t kMemoryAndMaster = 0x6;
-constexpr uint8_t kDriverOk = 0xf;
-
-class VirtioPciTest : public testing::Test {
+class VirtioPciTest : public VirtioPciFixture {
  protected:
-  explicit VirtioPciTest(VirtioPciOptions options = {.location = "00:01.0", .intx_gsi = kIntxGsi})
-      : function_(
-            *VirtioPci::Create(machine_.kernel, device_, *machine_.wiring, machine_.loop, options)),
-        driver_(*function_) {}
-
-  // What firmware and PCI code do before a driver is there.
-  void Enumerate() {
-    ASSERT_TRUE(driver_.WalkCapabilities());
-    driver_.PlaceBar(1, 0xc000'0000, false);
-    driver_.PlaceBar(4, kBar, true);
-    driver_.SetCommand(kMemoryAndMaster);
-  }
-
-  // Vector 0: configuration; 1 and 2: queues 0 and 1; queue 2 (control) shares vector 2.
-  void SetUpMsix() {
-    driver_.EnableMsix();
-    for (uint16_t vector = 0; vector < 3; ++vector) {
-      driver_.SetMessage(vector, PciDriver::kMsiAddress, 0x40u + vector);
-      driver_.Unmask(vector);
-    }
-    EXPECT_EQ(driver_.SetConfigVector(0), 0);
-    EXPECT_EQ(driver_.SetQueueVector(0, 1), 1);
-    EXPECT_EQ(driver_.SetQueueVector(1, 2), 2);
-    EXPECT_EQ(driver_.SetQueueVector(2, 2), 2);
-  }
-
-  void BringUp() {
-    Enumerate();
-    driver_.SetStatus(0);
-    SetUpMsix();
-    driver_.SetStatus(kDriverOk);
-  }
-  void BringUpWithoutMsix() {
-    Enumerate();
-    driver_.SetStatus(0);
-    driver_.SetStatus(kDriverOk);
-  }
-  bool LineHigh() { return machine_.lines[kIntxGsi]; }
-  int Requests(const std::string& name) {
-    int count = 0;
-    for (const fakes::LoggedCall& call : machine_.kernel.calls()) count += call.name == name;
-    return count;
-  }
-
-  fakes::WiredMachine machine_;
-  fakes::FakeDevice device_{machine_.kernel};
-  std::unique_ptr<VirtioPci> function_;
-  PciDriver driver_;
+  using VirtioPciFixture::VirtioPciFixture;
 };
 
 TEST_F(VirtioPciTest, ADriverFindsAModernNetworkDevice) {
@@ -227,207 +168,6 @@ TEST_F(VirtioPciTest, AVmmMayPlaceBarsAndTheyStayOverAReset) {
   EXPECT_TRUE(machine_.vm().GuestWrite(kBar + driver_.NotifyOffset(0), 2, 0));
 }
 
-// ---- MSI-X ----
-
-TEST_F(VirtioPciTest, UsedBuffersAndConfigChangesAreSentByTheirVectors) {
-  BringUp();
-  device_.UseBuffers(0);
-  EXPECT_THAT(machine_.TakeMessages(), ElementsAre(0x41));
-  device_.UseBuffers(1);
-  EXPECT_THAT(machine_.TakeMessages(), ElementsAre(0x42));
-  device_.UseBuffers(2);
-  EXPECT_THAT(machine_.TakeMessages(), ElementsAre(0x42));
-  device_.ChangeConfig();
-  EXPECT_THAT(machine_.TakeMessages(), ElementsAre(0x40));
-  EXPECT_EQ(driver_.Isr(), Intx::kIsrConfig);
-  EXPECT_EQ(machine_.loop.watches(), 0u);  // no thread has a part in it
-}
-
-TEST_F(VirtioPciTest, AMaskedVectorKeepsWhatIsPending) {
-  BringUp();
-  driver_.Mask(1);
-  EXPECT_FALSE(driver_.Pending(1));
-  device_.UseBuffers(0);
-  EXPECT_THAT(machine_.TakeMessages(), IsEmpty());
-  EXPECT_TRUE(driver_.Pending(1));
-  EXPECT_FALSE(driver_.Pending(2));
-  driver_.Unmask(1);
-  EXPECT_THAT(machine_.TakeMessages(), ElementsAre(0x41));
-  EXPECT_FALSE(driver_.Pending(1));
-  EXPECT_THAT(machine_.TakeMessages(), IsEmpty());
-}
-
-TEST_F(VirtioPciTest, MaskingASharedVectorSilencesAllOfItsQueues) {
-  BringUp();
-  driver_.Mask(2);
-  device_.UseBuffers(1);
-  device_.UseBuffers(2);
-  device_.UseBuffers(0);
-  EXPECT_THAT(machine_.TakeMessages(), ElementsAre(0x41));
-  EXPECT_TRUE(driver_.Pending(2));
-  driver_.Unmask(2);
-  EXPECT_THAT(machine_.TakeMessages(), ElementsAre(0x42, 0x42));
-}
-
-TEST_F(VirtioPciTest, TheFunctionMaskMasksAll) {
-  BringUp();
-  driver_.SetMsixControl(0xc000);
-  device_.UseBuffers(0);
-  device_.ChangeConfig();
-  EXPECT_THAT(machine_.TakeMessages(), IsEmpty());
-  EXPECT_TRUE(driver_.Pending(0));
-  EXPECT_TRUE(driver_.Pending(1));
-  driver_.SetMsixControl(0x8000);
-  EXPECT_THAT(machine_.TakeMessages(), UnorderedElementsAre(0x40, 0x41));
-}
-
-TEST_F(VirtioPciTest, AMessageThatChangesWhileMaskedIsSentFromTheUnmaskOn) {
-  BringUp();
-  // As Linux moves an interrupt to another CPU.
-  driver_.Mask(1);
-  driver_.SetMessage(1, PciDriver::kMsiAddress | 0x1000, 0x99);
-  device_.UseBuffers(0);
-  driver_.Unmask(1);
-  const auto interrupts = machine_.vm().TakeInterrupts();
-  ASSERT_EQ(interrupts.size(), 1u);
-  EXPECT_EQ(interrupts[0].msi_address, PciDriver::kMsiAddress | 0x1000);
-  EXPECT_EQ(interrupts[0].msi_data, 0x99u);
-}
-
-TEST_F(VirtioPciTest, AMessageThatChangesWhileSentTakesEffectAtOnce) {
-  BringUp();
-  driver_.SetMessage(1, PciDriver::kMsiAddress, 0x77);
-  device_.UseBuffers(0);
-  EXPECT_THAT(machine_.TakeMessages(), ElementsAre(0x77));
-}
-
-TEST_F(VirtioPciTest, UnmaskingTheSameMessageSetsNoRoute) {
-  BringUp();
-  const int before = machine_.vm().routing_updates();
-  EXPECT_EQ(before, 3);  // one a vector
-  for (int i = 0; i < 5; ++i) {
-    driver_.Mask(1);
-    driver_.Unmask(1);
-  }
-  EXPECT_EQ(machine_.vm().routing_updates(), before);
-}
-
-TEST_F(VirtioPciTest, RoutesOfTheInterruptControllersStay) {
-  BringUp();
-  int pins = 0;
-  for (const kvm_irq_routing_entry& route : machine_.vm().routes()) {
-    pins += route.type == KVM_IRQ_ROUTING_IRQCHIP;
-  }
-  EXPECT_EQ(pins, 16 * 2 + 8);
-}
-
-TEST_F(VirtioPciTest, AVectorThatDoesNotExistReadsBackAsNone) {
-  Enumerate();
-  EXPECT_EQ(driver_.SetQueueVector(0, 4), kNoVector);
-  EXPECT_EQ(driver_.SetConfigVector(0x7ff), kNoVector);
-  EXPECT_EQ(driver_.SetQueueVector(0, 3), 3);
-  EXPECT_EQ(driver_.SetQueueVector(0, kNoVector), kNoVector);
-}
-
-TEST_F(VirtioPciTest, AQueueWithoutAVectorInterruptsNobody) {
-  BringUp();
-  driver_.SetQueueVector(0, kNoVector);
-  device_.UseBuffers(0);
-  EXPECT_THAT(machine_.TakeMessages(), IsEmpty());
-  EXPECT_FALSE(driver_.Pending(1));
-}
-
-TEST_F(VirtioPciTest, ADeviceResetTakesTheVectorsAndForgetsSignals) {
-  BringUp();
-  driver_.Mask(1);
-  device_.UseBuffers(0);
-  driver_.SetStatus(0);
-  EXPECT_EQ(driver_.Common(0x10, 2), kNoVector);
-  driver_.Select(0);
-  EXPECT_EQ(driver_.Common(0x1a, 2), kNoVector);
-  EXPECT_THAT(machine_.vm().irqfds(), IsEmpty());
-  EXPECT_EQ(driver_.SetQueueVector(0, 1), 1);
-  driver_.Unmask(1);
-  EXPECT_THAT(machine_.TakeMessages(), IsEmpty());
-  device_.UseBuffers(0);
-  EXPECT_THAT(machine_.TakeMessages(), ElementsAre(0x41));
-  EXPECT_EQ(machine_.vm().ioeventfds().size(), 3u);  // these stay
-}
-
-TEST_F(VirtioPciTest, AQueueResetTakesThatQueuesVectorAlone) {
-  BringUp();
-  driver_.AcceptFeatures(uint64_t{1} << 40 | uint64_t{1} << 32);
-  driver_.SetUpQueue(0, 64, 0x1000, 0x2000, 0x3000);
-  driver_.Select(0);
-  driver_.SetCommon(0x3a, 1, 2);
-  EXPECT_EQ(driver_.Common(0x3a, 2), 0u);
-  EXPECT_EQ(driver_.Common(0x1c, 2), 0u);
-  EXPECT_EQ(driver_.Common(0x1a, 2), kNoVector);
-  driver_.Select(1);
-  EXPECT_EQ(driver_.Common(0x1a, 2), 2u);
-}
-
-TEST_F(VirtioPciTest, AQueueIsNotResetWhereThatWasNotNegotiated) {
-  BringUp();
-  driver_.SetUpQueue(0, 64, 0x1000, 0x2000, 0x3000);
-  driver_.SetCommon(0x3a, 1, 2);
-  EXPECT_EQ(driver_.Common(0x1c, 2), 1u);
-}
-
-TEST_F(VirtioPciTest, AFailingIrqfdIsReportedAndTriedAgain) {
-  Enumerate();
-  driver_.EnableMsix();
-  driver_.SetMessage(1, PciDriver::kMsiAddress, 0x41);
-  EXPECT_EQ(driver_.SetQueueVector(0, 1), 1);
-  machine_.kernel.FailRequest("KVM_IRQFD", ENOMEM);
-  driver_.Unmask(1);
-  std::string problem;
-  for (const WiringReport& row : function_->DescribeWiring()) {
-    if (row.what == "msix 1") problem = row.problem;
-  }
-  EXPECT_THAT(problem, testing::HasSubstr("KVM_IRQFD"));
-  device_.UseBuffers(0);
-  driver_.Mask(1);
-  driver_.Unmask(1);
-  EXPECT_THAT(machine_.TakeMessages(), ElementsAre(0x41));
-}
-
-TEST(VirtioPciFaultTest, EveryStepThatFailsLeavesNothingBehind) {
-  for (int k = 1;; ++k) {
-    fakes::WiredMachine machine;
-    fakes::FakeDevice device(machine.kernel);
-    const fakes::OpenState before = machine.kernel.Survivors();
-    const int fds = fakes::CountOpenFds();
-    machine.kernel.FailCall(k, EMFILE);
-    {
-      auto function = VirtioPci::Create(machine.kernel, device, *machine.wiring, machine.loop,
-                                        {.location = "00:02.0", .intx_gsi = kIntxGsi});
-      if (function.ok()) {
-        PciDriver driver(**function);
-        driver.PlaceBar(4, kBar, true);
-        driver.SetCommand(kMemoryAndMaster);
-        ASSERT_TRUE(driver.WalkCapabilities());
-        driver.EnableMsix();
-        for (uint16_t vector = 0; vector < 3; ++vector) {
-          driver.SetMessage(vector, PciDriver::kMsiAddress, 0x40u + vector);
-          driver.Unmask(vector);
-          driver.SetQueueVector(vector, vector);
-        }
-        driver.SetStatus(kDriverOk);
-        driver.SetStatus(0);
-      }
-    }
-    // Linux has no way to fail a removal of what is there.
-    if (machine.kernel.FaultText().find("DEASSIGN") == std::string::npos) {
-      EXPECT_EQ(machine.kernel.Survivors().Text(), before.Text())
-          << k << ": " << machine.kernel.FaultText();
-      EXPECT_EQ(fakes::CountOpenFds(), fds) << k << ": " << machine.kernel.FaultText();
-    }
-    if (!machine.kernel.FaultMet()) break;
-    ASSERT_LT(k, 200);
-  }
-}
-
 TEST_F(VirtioPciTest, DestroyingItUndoesAllWiring) {
   BringUp();
   EXPECT_EQ(device_.transport(), "virtio-pci 00:01.0");
@@ -436,76 +176,6 @@ TEST_F(VirtioPciTest, DestroyingItUndoesAllWiring) {
   EXPECT_THAT(machine_.vm().ioeventfds(), IsEmpty());
   EXPECT_THAT(machine_.vm().irqfds(), IsEmpty());
   EXPECT_EQ(machine_.loop.watches(), 0u);
-}
-
-// ---- INTx ----
-
-TEST_F(VirtioPciTest, WithoutMsixTheLineIsRaisedUntilIsrIsRead) {
-  BringUpWithoutMsix();
-  device_.UseBuffers(0);
-  machine_.loop.Pump();
-  EXPECT_TRUE(LineHigh());
-  EXPECT_EQ(driver_.Config(6, 2) & 8u, 8u);
-  device_.ChangeConfig();
-  machine_.loop.Pump();
-  EXPECT_EQ(driver_.Isr(), Intx::kIsrQueue | Intx::kIsrConfig);
-  EXPECT_FALSE(LineHigh());
-  EXPECT_EQ(driver_.Config(6, 2) & 8u, 0u);
-  EXPECT_EQ(driver_.Isr(), 0);
-  EXPECT_EQ(machine_.rises[kIntxGsi], 1);
-}
-
-TEST_F(VirtioPciTest, AConfigChangeThatWasReadEarlyRaisesNothing) {
-  BringUpWithoutMsix();
-  device_.ChangeConfig();
-  EXPECT_EQ(driver_.Isr(), Intx::kIsrConfig);  // before the event loop came to it
-  machine_.loop.Pump();
-  EXPECT_FALSE(LineHigh());
-}
-
-TEST_F(VirtioPciTest, InterruptDisableHoldsTheLineDownAndKeepsTheCondition) {
-  BringUpWithoutMsix();
-  driver_.SetCommand(kMemoryAndMaster | 0x400);
-  device_.UseBuffers(0);
-  machine_.loop.Pump();
-  EXPECT_FALSE(LineHigh());
-  EXPECT_EQ(driver_.Config(6, 2) & 8u, 8u);
-  driver_.SetCommand(kMemoryAndMaster);
-  EXPECT_TRUE(LineHigh());
-}
-
-TEST_F(VirtioPciTest, ADeviceResetLowersTheLine) {
-  BringUpWithoutMsix();
-  device_.UseBuffers(0);
-  machine_.loop.Pump();
-  driver_.SetStatus(0);
-  EXPECT_FALSE(LineHigh());
-  EXPECT_EQ(driver_.Isr(), 0);
-  EXPECT_EQ(machine_.loop.watches(), 0u);
-}
-
-TEST_F(VirtioPciTest, TurningMsixOnLowersTheLineAndNoSignalIsLost) {
-  BringUpWithoutMsix();
-  device_.UseBuffers(0);
-  machine_.loop.Pump();
-  device_.UseBuffers(1);  // not seen by the loop yet
-  SetUpMsix();
-  EXPECT_FALSE(LineHigh());
-  EXPECT_THAT(machine_.TakeMessages(), ElementsAre(0x42));
-}
-
-TEST_F(VirtioPciTest, TurningMsixOffGoesBackToTheLineWithoutOldConditions) {
-  BringUp();
-  device_.ChangeConfig();  // sets the ISR bit, which nobody reads
-  EXPECT_THAT(machine_.TakeMessages(), ElementsAre(0x40));
-  driver_.SetMsixControl(0);
-  machine_.loop.Pump();
-  EXPECT_FALSE(LineHigh());
-  device_.UseBuffers(0);
-  machine_.loop.Pump();
-  EXPECT_TRUE(LineHigh());
-  driver_.Isr();
-  EXPECT_FALSE(LineHigh());
 }
 
 // ---- The window, and accesses that no driver makes ----
@@ -630,6 +300,5 @@ TEST(VirtioPciShapesTest, ManyVectorsNeedALargerBar) {
   EXPECT_EQ(driver.Config(driver.msix_at + 8u) & ~7u, 0x8000u);
   EXPECT_EQ(driver.Config(0x3d, 1), 0u);  // no line was given: no pin
 }
-
 }  // namespace
 }  // namespace vhost
