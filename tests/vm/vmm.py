@@ -36,7 +36,9 @@ class Images:
     initramfs: str
 
 
-COMMAND_LINE = f"console=ttyS0 quiet panic=-1 libvhost.agent libvhost.ip={GUEST_IP}/24"
+# scripts/vm may know of something that guests on its host need.
+COMMAND_LINE = " ".join(["console=ttyS0 quiet panic=-1", f"libvhost.agent libvhost.ip={GUEST_IP}/24",
+                         os.environ.get("VM_GUEST_APPEND", "")])
 
 
 class Reference:
