@@ -118,18 +118,20 @@ TEST(EpollLoop, ACallbackMayEndAnotherWatchThatIsDueToo) {
   });
   std::unique_ptr<Watch> watches[2];
   std::atomic<int> calls = 0;
+  absl::Notification called;
   for (int i = 0; i < 2; ++i) {
     watches[i] = *(*loop)->WatchReadable((i == 0 ? first : second).get(), [&, i] {
       ++calls;
       watches[1 - i].reset();
       (i == 0 ? first : second).Drain();
+      if (!called.HasBeenNotified()) called.Notify();
     });
   }
   gate.Signal();
   first.Signal();
   second.Signal();
   open.Notify();
-  while (calls == 0) absl::SleepFor(absl::Milliseconds(1));
+  called.WaitForNotification();
   absl::SleepFor(absl::Milliseconds(20));
   EXPECT_EQ(calls, 1);
 }
