@@ -59,7 +59,12 @@ absl::StatusOr<VcpuState> VcpuState::Capture(const kernel_abi::Subject& vcpu) {
     kernel_abi::MsrTable one({{.index = index}});
     absl::StatusOr<int> got = Call(vcpu, kernel_abi::kKvmGetMsrs, one);
     if (!got.ok()) return got.status();
-    if (*got == 1) state.msrs_.Append(one.entries()[0]);  // 0: this vCPU has no such register
+    if (*got != 1) continue;  // this vCPU has no such register
+    // One that KVM lets us read but not write, no guest has written: Linux 7.3 answers so for XSS
+    // where the vCPU has no XSAVES.
+    absl::StatusOr<int> set = Call(vcpu, kernel_abi::kKvmSetMsrs, one);
+    if (!set.ok()) return set.status();
+    if (*set == 1) state.msrs_.Append(one.entries()[0]);
   }
   return state;
 }
