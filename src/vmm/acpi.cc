@@ -126,23 +126,15 @@ std::string Facs() {
 
 // Multiple APIC Description Table (5.2.12).
 std::string Madt(const AcpiMachine& machine) {
-  constexpr uint32_t kPcatCompatible = 1;  // there are 8259s as well
+  constexpr uint32_t kPcatCompatible = 1;
   Table madt("APIC", 5, kHeaderBytes);
   madt.Append<uint32_t>(kLocalApicAddress);
-  madt.Append<uint32_t>(kPcatCompatible);
+  madt.Append<uint32_t>(machine.has_8259s ? kPcatCompatible : 0);
   for (uint32_t cpu = 0; cpu < machine.cpus; ++cpu) {
-    if (cpu < 255) {
-      madt.Append<uint16_t>(8 << 8 | 0);  // length, type: processor local APIC
-      madt.Append<uint8_t>(static_cast<uint8_t>(cpu));
-      madt.Append<uint8_t>(static_cast<uint8_t>(cpu));
-      madt.Append<uint32_t>(1);  // enabled
-    } else {
-      madt.Append<uint16_t>(16 << 8 | 9);  // processor local x2APIC
-      madt.Append<uint16_t>(0);
-      madt.Append<uint32_t>(cpu);
-      madt.Append<uint32_t>(1);
-      madt.Append<uint32_t>(cpu);
-    }
+    madt.Append<uint16_t>(8 << 8 | 0);  // length, type: processor local APIC
+    madt.Append<uint8_t>(static_cast<uint8_t>(cpu));
+    madt.Append<uint8_t>(static_cast<uint8_t>(cpu));
+    madt.Append<uint32_t>(1);  // enabled
   }
   madt.Append<uint16_t>(12 << 8 | 1);  // I/O APIC
   madt.Append<uint16_t>(0);            // id, reserved

@@ -10,7 +10,8 @@ namespace vmm {
 
 // What the tables have to say about a machine.
 struct AcpiMachine {
-  uint32_t cpus = 1;  // local APIC ids 0..cpus-1
+  uint32_t cpus = 1;      // local APIC ids 0..cpus-1; at most 255
+  bool has_8259s = true;  // beside the I/O APIC
   struct VirtioMmio {
     uint64_t address = 0;
     uint32_t size = 0;  // bytes

@@ -99,8 +99,8 @@ absl::StatusOr<std::unique_ptr<Devices>> Devices::Create(kernel_abi::Kernel& ker
   if (!control_plane.ok()) return control_plane.status();
   devices->control_plane_ = *std::move(control_plane);
 
-  absl::StatusOr<std::unique_ptr<vhost::kvm::VmWiring>> wiring =
-      vhost::kvm::VmWiring::Create(kernel, vm.fd(), {.loop = &devices->control_plane_->loop()});
+  absl::StatusOr<std::unique_ptr<vhost::kvm::VmWiring>> wiring = vhost::kvm::VmWiring::Create(
+      kernel, vm.fd(), vm.WiringOptions(devices->control_plane_->loop()));
   if (!wiring.ok()) return wiring.status();
   devices->wiring_ = *std::move(wiring);
 

@@ -25,13 +25,14 @@ absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(kernel_abi::Kernel& ker
   absl::StatusOr<std::unique_ptr<Vm>> vm =
       Vm::Create(kernel, {.memory_bytes = options.memory_bytes,
                           .memory_backend = options.memory_backend,
-                          .cpus = options.cpus});
+                          .cpus = options.cpus,
+                          .irqchip = options.irqchip});
   if (!vm.ok()) return vm.status();
   std::unique_ptr<Machine> machine(new Machine(options, *std::move(power), *std::move(serial_room),
                                                *std::move(boot), *std::move(vm)));
   if (absl::Status status = machine->AddDevices(kernel); !status.ok()) return status;
-  absl::Status status = machine->vm_->CreateVcpus(
-      {.ports = machine->ports_, .memory = machine->memory_, .power = machine->power_});
+  absl::Status status =
+      machine->vm_->CreateVcpus(machine->ports_, machine->memory_, machine->power_);
   if (!status.ok()) return status;
   return machine;
 }
@@ -74,8 +75,11 @@ absl::Status Machine::AddDevices(kernel_abi::Kernel& kernel) {
 
 absl::Status Machine::LoadGuest() {
   const auto table = vm_->ram().guest_memory().table();
-  const std::vector<std::byte> acpi = BuildAcpiTables(
-      {.cpus = options_.cpus, .virtio_mmio = devices_->virtio_mmio()}, kAcpiTablesAddress);
+  const std::vector<std::byte> acpi =
+      BuildAcpiTables({.cpus = options_.cpus,
+                       .has_8259s = options_.irqchip == Irqchip::kFull,
+                       .virtio_mmio = devices_->virtio_mmio()},
+                      kAcpiTablesAddress);
   if (acpi.size() > kAcpiTablesEnd - kAcpiTablesAddress) {
     return absl::InternalError("the ACPI tables are larger than their place");
   }
@@ -98,7 +102,7 @@ absl::Status Machine::Run(int stop_fd) {
     const PowerEvent event = power_.event();
     Say(absl::StrCat("the guest ended: ", Name(event)));
     SayExits();
-    if (event != PowerEvent::kReset) return power_.status();
+    if (event != PowerEvent::kReset || !options_.reboot) return power_.status();
     if (absl::Status status = Reset(); !status.ok()) {
       return kernel_abi::AddContext(status, "resetting the machine");
     }

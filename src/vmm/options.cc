@@ -25,11 +25,14 @@ serial console (ttyS0) is this program's stdin and stdout; in a terminal, Ctrl-A
   --memory SIZE          guest memory, with suffix M or G (default 256M)
   --memory-backend KIND  memfd (default), or anonymous
   --cpus N               virtual CPUs (default 1)
+  --irqchip KIND         full (default): interrupt controllers in KVM; split: local APICs in KVM,
+                         the I/O APIC here, no 8259s and no PIT
   --device NAME,KEY=VALUE...
                          adds a device; "--device help" lists them, "--device NAME,help" its keys
   --name NAME            name of the machine for vhostctl (default vmm)
   --control-socket PATH  where vhostctl reaches it (default: a socket in the runtime directory;
                          "none": nowhere)
+  --no-reboot            a guest that reboots (or panics, with panic=-1) ends the VMM
   --verbose              says on stderr what happens, and counts exits at the end
   --help, --version
 
@@ -91,6 +94,11 @@ std::optional<absl::Status> Apply(absl::string_view name, absl::string_view valu
       return Usage(absl::StrCat("--memory-backend ", value, ": memfd or anonymous is needed"));
     }
     options->memory_backend = value == "memfd" ? MemoryBackend::kMemFd : MemoryBackend::kAnonymous;
+  } else if (name == "--irqchip") {
+    if (value != "full" && value != "split") {
+      return Usage(absl::StrCat("--irqchip ", value, ": full or split is needed"));
+    }
+    options->irqchip = value == "full" ? Irqchip::kFull : Irqchip::kSplit;
   } else if (name == "--device") {
     absl::StatusOr<DeviceOption> device = ParseDevice(value);
     if (!device.ok()) return device.status();
@@ -120,6 +128,10 @@ absl::StatusOr<std::variant<Options, Help>> ParseOptions(std::span<const char* c
     if (name == "--version") return Help{absl::StrCat("vmm (libvhost) ", LIBVHOST_VERSION, "\n")};
     if (name == "--verbose") {
       options.verbose = true;
+      continue;
+    }
+    if (name == "--no-reboot") {
+      options.reboot = false;
       continue;
     }
     // Both "--name value" and "--name=value".

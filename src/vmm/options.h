@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "src/vmm/device_catalog.h"
 #include "src/vmm/memory.h"
+#include "src/vmm/vm.h"
 
 namespace vmm {
 
@@ -21,6 +22,8 @@ struct Options {
   uint64_t memory_bytes = 256 << 20;
   MemoryBackend memory_backend = MemoryBackend::kMemFd;
   uint32_t cpus = 1;
+  Irqchip irqchip = Irqchip::kFull;
+  bool reboot = true;  // without: a guest that reboots ends
   std::string name = "vmm";
   std::string control_socket;  // empty: the library's place for it; "none": no socket
   bool verbose = false;

@@ -39,15 +39,17 @@ TEST(Options, DefaultsNeedOnlyAKernel) {
 }
 
 TEST(Options, ValuesFollowAsAWordOrBehindAnEqualsSign) {
-  const Options options =
-      Parsed({"--kernel=k", "--append", "console=ttyS0 quiet", "--memory", "2G", "--cpus=4",
-              "--memory-backend", "anonymous", "--verbose", "--name=guest1"});
+  const Options options = Parsed({"--kernel=k", "--append", "console=ttyS0 quiet", "--memory", "2G",
+                                  "--cpus=4", "--memory-backend", "anonymous", "--verbose",
+                                  "--name=guest1", "--irqchip", "split", "--no-reboot"});
   EXPECT_EQ(options.append, "console=ttyS0 quiet");
   EXPECT_EQ(options.memory_bytes, uint64_t{2} << 30);
   EXPECT_EQ(options.cpus, 4U);
   EXPECT_EQ(options.memory_backend, MemoryBackend::kAnonymous);
   EXPECT_EQ(options.name, "guest1");
   EXPECT_TRUE(options.verbose);
+  EXPECT_EQ(options.irqchip, Irqchip::kSplit);
+  EXPECT_FALSE(options.reboot);
 }
 
 TEST(Options, DevicesKeepTheirOrderAndProperties) {
@@ -84,6 +86,7 @@ TEST(Options, WrongOnesAreAnsweredExactly) {
       {{"--cpus", "many"}, "--cpus many: a number from 1 to 254 is needed (see --help)"},
       {{"--memory-backend", "file"},
        "--memory-backend file: memfd or anonymous is needed (see --help)"},
+      {{"--irqchip", "none"}, "--irqchip none: full or split is needed (see --help)"},
       {{"--name", "a/b"}, "--name: a name without \"/\" is needed (see --help)"},
       {{"--device", "e1000"}, "--device e1000: no such device; \"--device help\" lists them"},
       {{"--device", "vhost-vsock-pci,guest-cid=2"},

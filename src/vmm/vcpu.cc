@@ -185,6 +185,12 @@ absl::Status Vcpu::HandleExit() {
       mmio_exits_.fetch_add(1, std::memory_order_relaxed);
       HandleMemoryAccess();
       return absl::OkStatus();
+    case KVM_EXIT_IOAPIC_EOI:
+      other_exits_.fetch_add(1, std::memory_order_relaxed);
+      if (surroundings_.io_apic != nullptr) {
+        surroundings_.io_apic->EndOfInterrupt(run_->eoi.vector);
+      }
+      return absl::OkStatus();
     case KVM_EXIT_INTR:
     case KVM_EXIT_HLT:
       other_exits_.fetch_add(1, std::memory_order_relaxed);

@@ -14,6 +14,7 @@
 #include "kernel-abi/request.h"
 #include "kernel-abi/unique_fd.h"
 #include "src/vmm/bus.h"
+#include "src/vmm/io_apic.h"
 #include "src/vmm/linux_boot.h"
 #include "src/vmm/power.h"
 #include "src/vmm/vcpu_state.h"
@@ -40,6 +41,7 @@ class Vcpu {
     Bus& ports;
     Bus& memory;
     PowerSwitch& power;
+    IoApic* io_apic = nullptr;  // none: it is KVM's
   };
   // `run_bytes` is what KVM_GET_VCPU_MMAP_SIZE says.
   static absl::StatusOr<std::unique_ptr<Vcpu>> Create(const kernel_abi::Subject& vm, uint32_t id,

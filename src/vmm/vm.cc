@@ -38,6 +38,7 @@ absl::Status OpenError(int error) {
 absl::StatusOr<std::unique_ptr<Vm>> Vm::Create(kernel_abi::Kernel& kernel, const Config& config) {
   std::unique_ptr<Vm> vm(new Vm(kernel));
   vm->cpus_ = config.cpus;
+  vm->irqchip_ = config.irqchip;
   if (absl::Status status = vm->Open(); !status.ok()) return status;
   if (absl::Status status = vm->CreateInterruptControllers(); !status.ok()) return status;
   if (absl::Status status = vm->AddMemory(config); !status.ok()) return status;
@@ -92,10 +93,15 @@ absl::Status Vm::Open() {
 
 absl::Status Vm::CreateInterruptControllers() {
   uint64_t identity_map = kIdentityMapAddress;
-  kvm_pit_config timer{.flags = KVM_PIT_SPEAKER_DUMMY};
   for (const absl::Status& status : {
            Call(subject(), kernel_abi::kKvmSetIdentityMapAddr, identity_map).status(),
            Call(subject(), kernel_abi::kKvmSetTssAddr, ByValue<uint64_t>{kTssAddress}).status(),
+       }) {
+    if (!status.ok()) return status;
+  }
+  if (irqchip_ == Irqchip::kSplit) return CreateSplitIrqchip();
+  kvm_pit_config timer{.flags = KVM_PIT_SPEAKER_DUMMY};
+  for (const absl::Status& status : {
            Call(subject(), kernel_abi::kKvmCreateIrqchip).status(),
            Call(subject(), kernel_abi::kKvmCreatePit2, timer).status(),
            Call(subject(), kernel_abi::kKvmGetPit2, initial_state_.timer).status(),
@@ -109,6 +115,42 @@ absl::Status Vm::CreateInterruptControllers() {
     if (!got.ok()) return got.status();
   }
   return absl::OkStatus();
+}
+
+absl::Status Vm::CreateSplitIrqchip() {
+  kvm_enable_cap split{.cap = KVM_CAP_SPLIT_IRQCHIP};
+  split.args[0] = kIoApicPins;
+  absl::StatusOr<int> enabled = Call(subject(), kernel_abi::kKvmEnableCap, split);
+  if (!enabled.ok()) return enabled.status();
+  absl::StatusOr<std::unique_ptr<vhost::kvm::RoutingTable>> routes =
+      vhost::kvm::RoutingTable::Create(kernel_, vm_.get(), {});
+  if (!routes.ok()) return routes.status();
+  routes_ = *std::move(routes);
+  io_apic_ = std::make_unique<IoApic>(IoApic::Connections{
+      .send =
+          [this](const IoApic::Message& message) {
+            kvm_msi msi{.address_lo = static_cast<uint32_t>(message.address), .data = message.data};
+            (void)kernel_.Ioctl(vm_.get(), kernel_abi::kKvmSignalMsi.number,
+                                reinterpret_cast<uintptr_t>(&msi));
+          },
+      // KVM ends a level-triggered interrupt with an exit if a route has its vector.
+      .announce =
+          [this](uint32_t gsi, const IoApic::Message& message) {
+            (void)routes_->SetMessage(gsi, message.address, message.data);
+          },
+  });
+  return absl::OkStatus();
+}
+
+vhost::kvm::VmWiringOptions Vm::WiringOptions(vhost::EventLoop& loop) {
+  if (irqchip_ == Irqchip::kFull) return {.loop = &loop};
+  return {.irqchip = vhost::kvm::Irqchip::kSplit,
+          .loop = &loop,
+          .msi_router = routes_.get(),
+          .drive_line = [this](uint32_t gsi, bool high) {
+            io_apic_->SetLine(gsi, high);
+            return absl::OkStatus();
+          }};
 }
 
 absl::Status Vm::AddMemory(const Config& config) {
@@ -125,7 +167,13 @@ absl::Status Vm::AddMemory(const Config& config) {
   return status;
 }
 
-absl::Status Vm::CreateVcpus(const Vcpu::Surroundings& surroundings) {
+absl::Status Vm::CreateVcpus(Bus& ports, Bus& memory, PowerSwitch& power) {
+  if (io_apic_ != nullptr) {
+    absl::Status status = memory.Insert("I/O APIC", kIoApicAddress, IoApic::kBytes, *io_apic_);
+    if (!status.ok()) return status;
+  }
+  const Vcpu::Surroundings surroundings{
+      .ports = ports, .memory = memory, .power = power, .io_apic = io_apic_.get()};
   kernel_abi::CpuidTable supported(kMaxCpuidLeaves);
   absl::StatusOr<int> result = Call(system(), kernel_abi::kKvmGetSupportedCpuid, supported);
   if (!result.ok()) return result.status();
@@ -144,6 +192,7 @@ absl::Status Vm::CreateVcpus(const Vcpu::Surroundings& surroundings) {
 }
 
 void Vm::SetInterrupt(uint32_t gsi, bool level) {
+  if (io_apic_ != nullptr) return io_apic_->SetLine(gsi, level);
   kvm_irq_level argument{};
   argument.irq = gsi;
   argument.level = level ? 1 : 0;
@@ -152,13 +201,17 @@ void Vm::SetInterrupt(uint32_t gsi, bool level) {
 }
 
 absl::Status Vm::Reset() {
-  ControllerState state = initial_state_;
-  for (kvm_irqchip& chip : state.chips) {
-    absl::StatusOr<int> set = Call(subject(), kernel_abi::kKvmSetIrqchip, chip);
+  if (io_apic_ != nullptr) {
+    io_apic_->Reset();
+  } else {
+    ControllerState state = initial_state_;
+    for (kvm_irqchip& chip : state.chips) {
+      absl::StatusOr<int> set = Call(subject(), kernel_abi::kKvmSetIrqchip, chip);
+      if (!set.ok()) return set.status();
+    }
+    absl::StatusOr<int> set = Call(subject(), kernel_abi::kKvmSetPit2, state.timer);
     if (!set.ok()) return set.status();
   }
-  absl::StatusOr<int> set = Call(subject(), kernel_abi::kKvmSetPit2, state.timer);
-  if (!set.ok()) return set.status();
   for (const std::unique_ptr<Vcpu>& vcpu : vcpus_) {
     if (absl::Status status = vcpu->Reset(); !status.ok()) return status;
   }

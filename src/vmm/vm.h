@@ -12,20 +12,31 @@
 #include "kernel-abi/kvm.h"
 #include "kernel-abi/request.h"
 #include "kernel-abi/unique_fd.h"
+#include "src/vmm/io_apic.h"
 #include "src/vmm/memory.h"
 #include "src/vmm/vcpu.h"
+#include "vhost/event_loop.h"
 #include "vhost/kvm/memory_slots.h"
+#include "vhost/kvm/routing_table.h"
+#include "vhost/kvm/vm_wiring.h"
 
 namespace vmm {
 
-// A virtual machine of KVM: RAM, interrupt controllers (I/O APIC, two 8259s, PIT; all in the
-// kernel) and vCPUs. What is on its buses is the machine's matter (machine.h).
+// Where the interrupt controllers are.
+enum class Irqchip : uint8_t {
+  kFull,   // local APICs, I/O APIC, two 8259s and the PIT in KVM
+  kSplit,  // local APICs in KVM, the I/O APIC here; no 8259s and no PIT
+};
+
+// A virtual machine of KVM: RAM, interrupt controllers and vCPUs. What else is on its buses is the
+// machine's matter (machine.h).
 class Vm {
  public:
   struct Config {
     uint64_t memory_bytes = 0;
     MemoryBackend memory_backend = MemoryBackend::kMemFd;
     uint32_t cpus = 1;
+    Irqchip irqchip = Irqchip::kFull;
   };
   // FAILED_PRECONDITION names a capability that this KVM lacks.
   static absl::StatusOr<std::unique_ptr<Vm>> Create(kernel_abi::Kernel& kernel,
@@ -34,12 +45,14 @@ class Vm {
   Vm(const Vm&) = delete;
   Vm& operator=(const Vm&) = delete;
 
-  // After Create, once the buses are there.
-  absl::Status CreateVcpus(const Vcpu::Surroundings& surroundings);
+  // After Create, once the buses are there. Puts the I/O APIC on the bus if it is ours.
+  absl::Status CreateVcpus(Bus& ports, Bus& memory, PowerSwitch& power);
   std::vector<std::unique_ptr<Vcpu>>& vcpus() { return vcpus_; }
 
   Ram& ram() { return *ram_; }
   int fd() const { return vm_.get(); }
+  // How the library's wiring reaches the interrupt controllers.
+  vhost::kvm::VmWiringOptions WiringOptions(vhost::EventLoop& loop);
 
   // The level of a pin of the I/O APIC (and, below 16, of the 8259s). A call that KVM refuses is
   // an interrupt that the guest does not get; there is nobody to tell.
@@ -55,6 +68,7 @@ class Vm {
   kernel_abi::Subject subject() const { return {kernel_, vm_.get(), "KVM VM"}; }
   absl::Status Open();
   absl::Status CreateInterruptControllers();
+  absl::Status CreateSplitIrqchip();
   absl::Status AddMemory(const Config& config);
   // What the kernel says of a KVM_CAP_*: 0 for "not there".
   int Extension(unsigned capability) const;
@@ -69,7 +83,11 @@ class Vm {
   kernel_abi::UniqueFd system_;
   kernel_abi::UniqueFd vm_;
   uint32_t cpus_ = 0;
+  Irqchip irqchip_ = Irqchip::kFull;
   ControllerState initial_state_{};
+  // Of a split irqchip: the GSI routes, which the I/O APIC and the library's wiring share.
+  std::unique_ptr<vhost::kvm::RoutingTable> routes_;
+  std::unique_ptr<IoApic> io_apic_;
   std::unique_ptr<Ram> ram_;
   std::unique_ptr<vhost::kvm::MemorySlots> slots_;
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
