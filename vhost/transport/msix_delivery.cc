@@ -9,7 +9,7 @@
 namespace vhost {
 
 MsixDelivery::MsixDelivery(kernel_abi::Kernel& kernel, Wiring& wiring, uint16_t vectors,
-                           std::vector<int> event_fds)
+                           const std::vector<int>& event_fds)
     : kernel_(kernel), wiring_(wiring), table_(vectors), vectors_(vectors) {
   for (int fd : event_fds) sources_.push_back({.event_fd = fd});
 }

@@ -32,7 +32,7 @@ class MsixDelivery {
  public:
   // `event_fds` are lent, one a source. All start without a vector.
   MsixDelivery(kernel_abi::Kernel& kernel, Wiring& wiring, uint16_t vectors,
-               std::vector<int> event_fds);
+               const std::vector<int>& event_fds);
 
   MsixTable& table() { return table_; }
   const MsixTable& table() const { return table_; }

@@ -53,6 +53,7 @@ PciConfigSpace::Identity IdentityOf(const Device& device, bool has_pin) {
 
 std::vector<int> EventFds(const Device& device, int config_event) {
   std::vector<int> fds;
+  fds.reserve(static_cast<size_t>(device.queue_count()) + 1);
   for (int queue = 0; queue < device.queue_count(); ++queue) fds.push_back(device.call_fd(queue));
   fds.push_back(config_event);
   return fds;
@@ -88,7 +89,7 @@ class ABSL_SCOPED_LOCKABLE VirtioPci::Entry {
 absl::StatusOr<std::unique_ptr<VirtioPci>> VirtioPci::Create(kernel_abi::Kernel& kernel,
                                                              Device& device, Wiring& wiring,
                                                              EventLoop& loop,
-                                                             VirtioPciOptions options) {
+                                                             const VirtioPciOptions& options) {
   const int wanted = options.vectors.value_or(
       static_cast<uint16_t>(std::min<int>(device.queue_count() + 1, MsixTable::kMaxVectors)));
   if (wanted > MsixTable::kMaxVectors) {

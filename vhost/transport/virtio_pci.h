@@ -49,7 +49,7 @@ class VirtioPci final : public PciFunction, private Interrupter, private VirtioP
   static absl::StatusOr<std::unique_ptr<VirtioPci>> Create(kernel_abi::Kernel& kernel,
                                                            Device& device, Wiring& wiring,
                                                            EventLoop& loop,
-                                                           VirtioPciOptions options);
+                                                           const VirtioPciOptions& options);
   // Undoes all wiring. The device goes on; the guest no longer sees it.
   ~VirtioPci() override;
 
