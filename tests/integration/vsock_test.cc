@@ -70,7 +70,7 @@ class VsockTest : public RealMachineTest {
     const VsockAddress address{.port = kPort, .cid = static_cast<uint32_t>(cid)};
     const int result =
         ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
-    EXPECT_TRUE(result == 0 || errno == EINPROGRESS) << errno;
+    EXPECT_TRUE(result == 0 || errno == EINPROGRESS || errno == EHOSTUNREACH) << errno;
     return fd;
   }
   static int ConnectError(int fd) {
@@ -110,10 +110,11 @@ TEST_F(VsockTest, AHostProcessTalksToTheRings) {
   EXPECT_EQ(std::string(text, 10), "hello host");
 }
 
-TEST_F(VsockTest, WhatIsSentBeforeTheStartWaitsForIt) {
+TEST_F(VsockTest, AConnectionTriedBeforeTheStartWaitsOrIsRefusedAtOnce) {
   auto vsock = MakeVsock();
   ASSERT_NE(vsock, nullptr);
   const kernel_abi::UniqueFd host = Connect(vsock->guest_cid());
+  if (errno == EHOSTUNREACH) return;  // Linux 7.
   PostReceiveBuffers(8);
   ASSERT_TRUE(vsock->Start(AllQueues(kAcked)).ok());
   const std::optional<Packet> request = Receive();
@@ -136,8 +137,13 @@ TEST_F(VsockTest, ConnectionsLiveThroughAStopAndStart) {
   for (const StoppedVring& vring : vsock->Stop()) {
     start.vrings[static_cast<size_t>(vring.queue)].base = vring.base;
   }
-  ASSERT_EQ(::send(host.get(), "waited", 6, 0), 6);
+  // Older kernels keep what is sent meanwhile, Linux 7 refuses it; the connection lives in both.
+  const ssize_t sent = ::send(host.get(), "waited", 6, 0);
+  ASSERT_TRUE(sent == 6 || errno == EHOSTUNREACH) << errno;
   ASSERT_TRUE(vsock->Start(start).ok());
+  if (sent != 6) {
+    ASSERT_EQ(::send(host.get(), "waited", 6, 0), 6);
+  }
   std::optional<Packet> data = Receive();
   while (data.has_value() && data->header.op != kernel_abi::kVsockOpRw) data = Receive();
   ASSERT_TRUE(data.has_value());

@@ -62,17 +62,14 @@ class KernelBackend : public Backend {
   BackendReport Report() const override;
   std::vector<kernel_abi::UniqueFd> ReleaseFds() override;
 
-  const MemoryLimits& memory_limits() const { return limits_; }
+  // Of the host's module; read when first needed, and constant from then on.
+  const MemoryLimits& memory_limits() const;
   int queue_count() const { return static_cast<int>(units_.size() * vrings_per_node_); }
 
  protected:
   KernelBackend(kernel_abi::Kernel& kernel, DeviceId id, uint32_t vrings_per_node,
                 uint32_t busyloop_us)
-      : kernel_(&kernel),
-        id_(id),
-        vrings_per_node_(vrings_per_node),
-        busyloop_us_(busyloop_us),
-        limits_(MemoryLimits::Read(kernel)) {}
+      : kernel_(&kernel), id_(id), vrings_per_node_(vrings_per_node), busyloop_us_(busyloop_us) {}
 
   kernel_abi::Kernel& kernel() const { return *kernel_; }
   // Adds the next node; `attachment` may refer to the ops in it, which do not move.
@@ -107,7 +104,7 @@ class KernelBackend : public Backend {
   DeviceId id_;
   uint32_t vrings_per_node_;
   uint32_t busyloop_us_;
-  MemoryLimits limits_;
+  mutable std::optional<MemoryLimits> limits_;
   std::vector<Unit> units_;
   std::optional<Running> running_;
 };

@@ -17,12 +17,10 @@
 
 namespace vhost {
 
-// Threads of this process in the order in which they were made, as the kernel lists them.
+// Threads of this process, in no particular order.
 std::vector<pid_t> ThreadsOfThisProcess();
-// Kernel threads, likewise. Empty where they cannot be seen (a pid namespace of our own).
-std::vector<pid_t> KernelThreads();
-// Whether thread ids here are those that the kernel puts into names: only in the first namespace.
-bool IsInInitialPidNamespace();
+// The tid that was given last in this pid namespace, to whomever; 0 where it is not to be known.
+pid_t LastTidGiven();
 
 // The name of a thread, of this process or any; empty if it is gone.
 std::string ThreadName(pid_t tid);

@@ -5,7 +5,8 @@
 // is stopped by itself (a queue reset) the other waits for it.
 //
 // The guest's CID is taken when the backend is made and kept until it goes, through stops, starts
-// and resets: host processes may connect to it at any time, and what they send waits.
+// and resets, and connections live through them. What host processes send while it is stopped waits
+// for the start in kernels up to 6.12; Linux 7 answers EHOSTUNREACH to them until it is running.
 #pragma once
 
 #include <cstdint>

@@ -112,88 +112,90 @@ absl::Status OnShortLivedThread(const std::function<absl::Status()>& work) {
   return task.result;
 }
 
-struct Found {
-  pid_t tid = 0;  // 0: not found
-  bool is_kernel_thread = false;
-};
-
 bool IsWorkerName(absl::string_view name) { return absl::StartsWith(name, "vhost-"); }
 
-// The newest thread that has the name of a worker of `owner_tid`. That is the worker which this
-// thread made last, since no other thread makes workers of that name.
-pid_t NewestNamed(const std::vector<pid_t>& oldest_first, pid_t owner_tid) {
-  const std::string name = absl::StrCat("vhost-", owner_tid);
-  const auto found = std::find_if(oldest_first.rbegin(), oldest_first.rend(),
-                                  [&](pid_t tid) { return ThreadName(tid) == name; });
-  return found == oldest_first.rend() ? 0 : *found;
+// Whether `tid` was given after `before` and not after `after`. Tids are given in ascending order,
+// and from the beginning again at the end.
+bool IsGivenBetween(pid_t tid, pid_t before, pid_t after) {
+  return before <= after ? tid > before && tid <= after : tid > before || tid <= after;
 }
 
-// In another pid namespace the name has a number that means nothing there: what is new and called
-// like a worker must do, if there is but one of it.
-pid_t OnlyNewWorker(const std::vector<pid_t>& before, const std::vector<pid_t>& after) {
-  pid_t found = 0;
-  for (pid_t tid : after) {
-    if (std::ranges::find(before, tid) != before.end() || !IsWorkerName(ThreadName(tid))) continue;
-    if (found != 0) return 0;
-    found = tid;
-  }
-  return found;
-}
+// More tids than this between two looks at the counter: another process forks as fast as it can.
+constexpr pid_t kMostTidsBetween = 1024;
 
 }  // namespace
 
 absl::StatusOr<Worker> Worker::Start(kernel_abi::Kernel& kernel, const WorkerPlacement& placement,
                                      const std::function<absl::Status()>& set_owner) {
-  Found found;
-  const bool names_are_ours = IsInInitialPidNamespace();
+  Birth birth;
   const auto become_owner = [&]() -> absl::Status {
-    std::vector<pid_t> before;
-    if (!names_are_ours) before = ThreadsOfThisProcess();
+    birth.owner_tid = kernel.ThreadId();
+    birth.last_before = LastTidGiven();
     if (absl::Status status = set_owner(); !status.ok()) return status;
-    const std::vector<pid_t> after = ThreadsOfThisProcess();
-    found.tid =
-        names_are_ours ? NewestNamed(after, kernel.ThreadId()) : OnlyNewWorker(before, after);
-    if (found.tid != 0 || !names_are_ours) return absl::OkStatus();
-    found.tid = NewestNamed(KernelThreads(), kernel.ThreadId());
-    found.is_kernel_thread = found.tid != 0;
+    birth.last_after = LastTidGiven();
     return absl::OkStatus();
   };
-  absl::Status status;
   if (placement.empty()) {
-    status = become_owner();
-  } else {
-    status = OnShortLivedThread([&]() -> absl::Status {
-      if (absl::Status placed = PlaceOnCpus(kernel, 0, placement.cpus); !placed.ok()) return placed;
-      if (absl::Status placed = PlaceAtNice(kernel, 0, placement.nice); !placed.ok()) return placed;
-      if (absl::Status placed = PlaceInCgroup(kernel, placement.cgroup); !placed.ok()) {
-        return placed;
-      }
-      return become_owner();
-    });
+    if (absl::Status status = become_owner(); !status.ok()) return status;
+    return Worker(birth);
   }
+  absl::Status status = OnShortLivedThread([&]() -> absl::Status {
+    if (absl::Status placed = PlaceOnCpus(kernel, 0, placement.cpus); !placed.ok()) return placed;
+    if (absl::Status placed = PlaceAtNice(kernel, 0, placement.nice); !placed.ok()) return placed;
+    if (absl::Status placed = PlaceInCgroup(kernel, placement.cgroup); !placed.ok()) return placed;
+    return become_owner();
+  });
   if (!status.ok()) return status;
-  if (found.tid == 0) {
-    return Worker(
-        "the worker's thread was not found in /proc (it is a kernel thread, and those "
-        "of another pid namespace are not to be seen, or /proc is not mounted)");
-  }
-  if (found.is_kernel_thread) {
+  Worker worker(birth);
+  if (const Found& found = worker.Find(); found.is_kernel_thread) {
     status = PlaceOnCpus(kernel, found.tid, placement.cpus);
     if (status.ok()) status = PlaceAtNice(kernel, found.tid, placement.nice);
     if (!status.ok()) return status;
   }
-  Worker worker("");
-  worker.tid_ = found.tid;
-  worker.name_ = ThreadName(found.tid);
   return worker;
 }
 
+Worker::Found Worker::Look(const Birth& birth) {
+  // In another pid namespace than the first one the number in the name is another. What was made in
+  // between and is called like a worker is ours then too, if there is but one of it.
+  const std::string name = absl::StrCat("vhost-", birth.owner_tid);
+  std::vector<Found> likely;
+  for (pid_t tid : ThreadsOfThisProcess()) {
+    if (!IsGivenBetween(tid, birth.last_before, birth.last_after)) continue;
+    Found found{.tid = tid, .name = ThreadName(tid)};
+    if (found.name == name) return found;
+    if (IsWorkerName(found.name)) likely.push_back(std::move(found));
+  }
+  if (likely.size() == 1) return likely.front();
+  if (!likely.empty() || birth.last_after < birth.last_before ||
+      birth.last_after - birth.last_before > kMostTidsBetween) {
+    return {};
+  }
+  for (pid_t tid = birth.last_before + 1; tid <= birth.last_after; ++tid) {
+    if (ThreadName(tid) == name) return {.tid = tid, .name = name, .is_kernel_thread = true};
+  }
+  return {};
+}
+
+const Worker::Found& Worker::Find() const {
+  if (!found_.has_value()) found_ = birth_.last_after != 0 ? Look(birth_) : Found();
+  return *found_;
+}
+
 WorkerReport Worker::Report() const {
-  WorkerReport report{.tid = tid_, .name = name_, .unknown_because = unknown_because_};
-  if (tid_ == 0) return report;
-  const std::optional<ThreadFacts> facts = ReadThreadFacts(tid_);
+  const Found& found = Find();
+  WorkerReport report{.tid = found.tid, .name = found.name, .unknown_because = unknown_because_};
+  if (found.tid == 0) {
+    if (report.unknown_because.empty()) {
+      report.unknown_because =
+          "its thread is not to be seen in /proc: it is a kernel thread and this is a pid "
+          "namespace, or /proc is not mounted";
+    }
+    return report;
+  }
+  const std::optional<ThreadFacts> facts = ReadThreadFacts(found.tid);
   // A tid is given again once its thread is gone; the name tells.
-  if (!facts.has_value() || facts->name != name_) {
+  if (!facts.has_value() || facts->name != found.name) {
     report.unknown_because = "the thread is gone";
     return report;
   }

@@ -38,21 +38,39 @@ struct WorkerPlacement {
 
 class Worker {
  public:
-  // Calls `set_owner` (VHOST_SET_OWNER of one device) from a thread that is placed as asked, and
-  // finds the worker that comes with that. Not finding it is no error: the report says so then, and
-  // a kernel thread may have kept its own CPUs.
+  // Calls `set_owner` (VHOST_SET_OWNER of one device) from a thread that is placed as asked. Which
+  // thread the worker is, is found out when it is first asked for: to look for it in /proc would
+  // take half as long as making it. Not finding it is no error: the report says so then.
   static absl::StatusOr<Worker> Start(kernel_abi::Kernel& kernel, const WorkerPlacement& placement,
                                       const std::function<absl::Status()>& set_owner);
   // A worker of which nothing is known.
   explicit Worker(std::string unknown_because) : unknown_because_(std::move(unknown_because)) {}
 
-  pid_t tid() const { return tid_; }  // 0: not known
+  pid_t tid() const { return Find().tid; }  // 0: not known
   // Where it stands now; `queues` is the caller's.
   WorkerReport Report() const;
 
  private:
-  pid_t tid_ = 0;
-  std::string name_;
+  // What is known of its birth: who asked for it, and the last tids that were given before and
+  // after that. The kernel calls it `vhost-<owner_tid>`, and nobody else made one of that name in
+  // between.
+  struct Birth {
+    pid_t owner_tid = 0;
+    pid_t last_before = 0;
+    pid_t last_after = 0;
+  };
+  struct Found {
+    pid_t tid = 0;
+    std::string name;
+    bool is_kernel_thread = false;
+  };
+
+  explicit Worker(const Birth& birth) : birth_(birth) {}
+  static Found Look(const Birth& birth);
+  const Found& Find() const;
+
+  Birth birth_;
+  mutable std::optional<Found> found_;  // once looked for
   std::string unknown_because_;
 };
 

@@ -58,11 +58,15 @@ class WorkerTest : public testing::Test {
 };
 
 TEST_F(WorkerTest, EachWorkerOfOneThreadIsFound) {
+  std::vector<std::pair<Worker, pid_t>> all;
   for (int i = 0; i < 5; ++i) {
-    const absl::StatusOr<Worker> worker = Start();
+    absl::StatusOr<Worker> worker = Start();
     ASSERT_TRUE(worker.ok()) << worker.status();
-    EXPECT_EQ(worker->tid(), last_tid_);
-    const WorkerReport report = worker->Report();
+    all.emplace_back(*std::move(worker), last_tid_);
+  }
+  for (const auto& [worker, tid] : all) {
+    EXPECT_EQ(worker.tid(), tid);
+    const WorkerReport report = worker.Report();
     EXPECT_EQ(report.name, absl::StrCat("vhost-", ::gettid()));
     EXPECT_TRUE(report.cpu_time_ns.has_value());
     EXPECT_THAT(report.unknown_because, IsEmpty());
@@ -112,6 +116,7 @@ TEST_F(WorkerTest, ThatTheOwnerRequestFailsIsReturnedAsItIs) {
 TEST_F(WorkerTest, AWorkerThatIsGoneIsNoLongerDescribed) {
   const absl::StatusOr<Worker> worker = Start();
   ASSERT_TRUE(worker.ok());
+  EXPECT_EQ(worker->tid(), last_tid_);
   EndWorkers();
   const WorkerReport report = worker->Report();
   EXPECT_EQ(report.unknown_because, "the thread is gone");
@@ -123,7 +128,7 @@ TEST_F(WorkerTest, AWorkerThatCannotBeSeenIsSaidToBeUnknown) {
       Worker::Start(kernel_abi::LinuxKernel(), {}, [] { return absl::OkStatus(); });
   ASSERT_TRUE(worker.ok());
   EXPECT_EQ(worker->tid(), 0);
-  EXPECT_THAT(worker->Report().unknown_because, HasSubstr("not found in /proc"));
+  EXPECT_THAT(worker->Report().unknown_because, HasSubstr("not to be seen in /proc"));
 }
 
 TEST(ProcThreadTest, NiceStandsBehindANameOfAnyKind) {
