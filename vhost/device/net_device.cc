@@ -17,6 +17,9 @@ using enum VirtioFeature;
 
 constexpr uint16_t kMinMtu = 68;  // virtio 1.3, 5.1.4.1
 constexpr uint16_t kControlQueueSize = 64;
+// A change of queue pairs takes the kernel tens of milliseconds (TUNSETQUEUE waits for a grace
+// period), on a loop that other devices share: they have their turn after as many commands.
+constexpr int kCommandsPerTurn = 8;
 // Up to max_virtqueue_pairs and mtu, behind which there is nothing that is offered.
 constexpr size_t kConfigBytes = offsetof(kernel_abi::VirtioNetConfig, speed);
 
@@ -147,18 +150,17 @@ absl::Status NetDevice::SetQueuePairs(int pairs) {
 }
 
 absl::StatusOr<bool> NetDevice::Serve(int, inprocess::SplitQueue& ring) {
-  int left = kControlQueueSize;
-  do {
-    ring.DisableKicks();
-    for (; left > 0; --left) {
-      absl::StatusOr<std::optional<inprocess::DescChain>> chain = ring.Take();
-      if (!chain.ok()) return chain.status();
-      if (!chain->has_value()) break;
-      if (absl::Status status = Answer(**std::move(chain)); !status.ok()) return status;
-      ring.SignalUsed();
-    }
-  } while (left > 0 && ring.EnableKicks());
-  return left == 0;
+  ring.DisableKicks();
+  for (int left = kCommandsPerTurn; left > 0; --left) {
+    absl::StatusOr<std::optional<inprocess::DescChain>> chain = ring.Take();
+    if (!chain.ok()) return chain.status();
+    // If one came meanwhile, it is for another turn: a driver that moves its index to and fro must
+    // not keep us here.
+    if (!chain->has_value()) return ring.EnableKicks();
+    if (absl::Status status = Answer(**std::move(chain)); !status.ok()) return status;
+    ring.SignalUsed();
+  }
+  return true;
 }
 
 absl::Status NetDevice::Answer(inprocess::DescChain chain) {

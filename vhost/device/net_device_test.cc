@@ -229,6 +229,20 @@ TEST_F(NetDeviceTest, FindsTheControlQueueBehindTheFirstPairWithoutMq) {
   EXPECT_THAT(rig_.OnBackend(), ElementsAre(0, 1, 2, 3));
 }
 
+TEST_F(NetDeviceTest, LeavesTheKicksOfAQueueThatComesLateToTheBackend) {
+  Build({.queue_pairs = 2});
+  rig_.BringUp({kVersion1, kNetCtrlVq, kNetCtrlRx}, 3);
+  rig_.device->WriteStatus(0);
+  rig_.Ack({kVersion1, kNetMq, kNetCtrlVq});
+  for (int queue : {0, 1, 4}) rig_.AddQueue(queue);
+  rig_.device->WriteStatus(DeviceRig::kRunning);
+  // Queue 2 was the control queue once. It is enabled late, and started by the event loop.
+  for (int queue : {2, 3}) rig_.AddQueue(queue);
+  EXPECT_EQ(Command(4, {4, 0, 2, 0}), kOk);
+  EXPECT_THAT(rig_.OnBackend(), ElementsAre(0, 1, 2, 3));
+  EXPECT_FALSE(rig_.loop.Watches(rig_.device->kick_fd(2)));
+}
+
 // ---- Queue pairs -------------------------------------------------------------------------------
 
 class QueuePairTest : public NetDeviceTest {
@@ -282,6 +296,15 @@ TEST_F(QueuePairTest, LeavesAllAsItWasWhenARingCannotStart) {
   EXPECT_FALSE(port_->attached[1]);
   EXPECT_FALSE(port_->attached[2]);
   EXPECT_EQ(rig_.device->status(), DeviceRig::kRunning);
+}
+
+TEST_F(QueuePairTest, NeedsResetWhenARingCannotBeStopped) {
+  EXPECT_EQ(SetPairs(2), kOk);
+  rig_.state->stop_vring_errors[3] = absl::InternalError("stuck");
+  EXPECT_EQ(SetPairs(1), kErr);
+  EXPECT_FALSE(rig_.state->running);
+  EXPECT_NE(rig_.device->status() & device_status::kNeedsReset, 0);
+  EXPECT_THAT(rig_.Problem(), HasSubstr("queue 3 (tx1): stuck"));
 }
 
 TEST_F(QueuePairTest, KeepsRingsRunningWherePacketsStillArrive) {
@@ -406,16 +429,21 @@ TEST_F(ControlQueueTest, NeedsResetWhenACommandHasNoRoomForItsAnswer) {
 }
 
 TEST_F(ControlQueueTest, GivesOthersTheirTurnAgainstADriverThatNeverStops) {
-  // A ring of 64 that is full, and full again while it is served: one call takes 64 and no more.
   rig_.device->WriteStatus(0);
   rig_.Ack({kVersion1, kNetCtrlVq, kNetCtrlRx});
   DriverRing& ring = rig_.AddQueue(2, 64);
   rig_.device->WriteStatus(DeviceRig::kRunning);
-  for (int i = 0; i < 32; ++i) {
+  for (int i = 0; i < 20; ++i) {
     ring.Chain().Readable(std::string("\0\1\1", 3)).Writable(1).Publish();
   }
-  EXPECT_GE(rig_.loop.Pump(1), 1);
-  EXPECT_EQ(ring.used_index(), 32);
+  for (const int answered : {8, 16, 20}) {
+    rig_.loop.Pump(1);
+    EXPECT_EQ(ring.used_index(), answered);
+  }
+  // And then it sleeps until it is kicked.
+  EXPECT_LE(rig_.loop.Pump(), 1);
+  ring.Chain().Readable(std::string("\0\1\1", 3)).Writable(1).Publish();
+  EXPECT_TRUE(ring.KickWanted());
 }
 
 // ---- What the host does ------------------------------------------------------------------------

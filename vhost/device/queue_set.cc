@@ -99,6 +99,9 @@ absl::Status QueueSet::Start(VirtioFeatures acked, std::shared_ptr<const MemoryT
   std::vector<std::pair<int, Vring>> local;
   absl::Status status;
   for (int queue = 0; queue < count() && status.ok(); ++queue) {
+    // A queue that was local in an earlier life must not have its kicks read here any more: nor one
+    // that is enabled later, when a watch could not be destroyed.
+    if (!model_.role(queue, acked_).local) RetireWatch(queues_[queue]);
     if (!queues_[queue].enabled) continue;
     // Queues that are not active yet are checked as well: a driver learns of it now or never.
     absl::StatusOr<Vring> vring = Validate(queue);
@@ -106,10 +109,8 @@ absl::Status QueueSet::Start(VirtioFeatures acked, std::shared_ptr<const MemoryT
       status = vring.status();
     } else if (model_.role(queue, acked_).local) {
       local.emplace_back(queue, *vring);
-    } else {
-      // A queue that was local in an earlier life must not have its kicks read here any more.
-      RetireWatch(queues_[queue]);
-      if (model_.is_active(queue)) start.vrings.push_back(ForBackend(queue, *vring));
+    } else if (model_.is_active(queue)) {
+      start.vrings.push_back(ForBackend(queue, *vring));
     }
   }
   if (status.ok()) status = backends_.Start(start);
@@ -142,6 +143,7 @@ std::vector<StoppedVring> QueueSet::Stop() {
     queues_[queue].vring.reset();
   }
   memory_ = nullptr;
+  must_stop_ = false;
   return stopped;
 }
 
@@ -182,7 +184,6 @@ void QueueSet::StopLocal(int queue) {
 }
 
 absl::Status QueueSet::StartOnBackend(int queue, const Vring& vring) {
-  RetireWatch(queues_[queue]);
   Backend* backend = backends_.running();
   if (backend == nullptr) return absl::FailedPreconditionError("no backend runs");
   absl::Status status = backend->StartVring(ForBackend(queue, vring));
@@ -194,7 +195,10 @@ absl::Status QueueSet::StartOnBackend(int queue, const Vring& vring) {
 absl::Status QueueSet::StopOnBackend(int queue) {
   Queue& q = queues_[queue];
   absl::StatusOr<VringBase> base = backends_.running()->StopVring(queue);
-  if (!base.ok()) return kernel_abi::AddContext(base.status(), Label(queue));
+  if (!base.ok()) {
+    must_stop_ = true;
+    return kernel_abi::AddContext(base.status(), Label(queue));
+  }
   q.base = *base;
   q.vring.reset();
   q.server = Server::kNobody;
@@ -259,15 +263,21 @@ absl::Status QueueSet::ApplyActiveQueues() {
   return status;
 }
 
-absl::Status QueueSet::SetMemory(const std::shared_ptr<const MemoryTable>& memory) {
-  if (!running()) return absl::OkStatus();
+absl::Status QueueSet::CheckMemory(const MemoryTable& memory) const {
   for (int queue = 0; queue < count(); ++queue) {
     const Queue& q = queues_[queue];
-    if (q.vring.has_value() && !q.vring->SamePlaceIn(*memory)) {
+    if (q.vring.has_value() && !q.vring->SamePlaceIn(memory)) {
       return absl::FailedPreconditionError(
           absl::StrCat(Label(queue), " runs in the memory that is to go or to move"));
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status QueueSet::SetMemory(const std::shared_ptr<const MemoryTable>& memory) {
+  if (!running()) return absl::OkStatus();
+  // Again, since a queue may have been started after the check.
+  if (absl::Status status = CheckMemory(*memory); !status.ok()) return status;
   if (Backend* backend = backends_.running(); backend != nullptr) {
     if (absl::Status status = backend->SetMemory(memory); !status.ok()) return status;
   }

@@ -87,9 +87,13 @@ class QueueSet {
   absl::Status StopQueue(int queue);
   // See DeviceHost::ApplyActiveQueues.
   absl::Status ApplyActiveQueues();
+  // The backend could not stop one of its queues when it was asked to: nobody knows who serves that
+  // queue now, and all must be stopped.
+  bool must_stop() const { return must_stop_; }
 
-  // The memory that running queues use from now on. FAILED_PRECONDITION names a queue that would
-  // be elsewhere.
+  // FAILED_PRECONDITION names a queue that runs, and would be elsewhere in `memory`.
+  absl::Status CheckMemory(const MemoryTable& memory) const;
+  // The memory that running queues use from now on. Refused as by CheckMemory.
   absl::Status SetMemory(const std::shared_ptr<const MemoryTable>& memory);
   // Another eventfd for a queue's interrupts (lent; -1: its own), running or not.
   absl::Status SetCall(int queue, int call_fd);
@@ -157,6 +161,7 @@ class QueueSet {
   // While running.
   VirtioFeatures acked_;
   std::shared_ptr<const MemoryTable> memory_;
+  bool must_stop_ = false;
 };
 
 }  // namespace vhost

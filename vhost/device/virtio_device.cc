@@ -99,11 +99,13 @@ absl::Status VirtioDevice::WatchErrors() {
 void VirtioDevice::OnKick(int queue) {
   absl::MutexLock lock(&mutex_);
   if (absl::Status status = queues_->HandleKick(queue); !status.ok()) Break(status);
+  BreakIfStuck();
 }
 
 void VirtioDevice::OnError(Backend* backend, int queue) {
   absl::MutexLock lock(&mutex_);
-  kernel_abi::EventFd::DrainEventFd(kernel_, backend->error_fd(queue));
+  // A start takes the signals of the run before it away; one that was seen before that is none.
+  if (!kernel_abi::EventFd::DrainEventFd(kernel_, backend->error_fd(queue))) return;
   backend->CountError(queue);
   // A signal may be of a run that is over.
   if (backends_.running() != backend) return;
@@ -115,6 +117,7 @@ void VirtioDevice::OnError(Backend* backend, int queue) {
 void VirtioDevice::Locked(const std::function<void()>& action) {
   Lock lock(*this);
   action();
+  BreakIfStuck();
 }
 
 void VirtioDevice::ConfigChanged() {
@@ -123,7 +126,11 @@ void VirtioDevice::ConfigChanged() {
   if (HasStatus(status_bit::kDriverOk) && interrupter_ != nullptr) interrupter_->ConfigChanged();
 }
 
-absl::Status VirtioDevice::ApplyActiveQueues() { return queues_->ApplyActiveQueues(); }
+absl::Status VirtioDevice::ApplyActiveQueues() {
+  absl::Status status = queues_->ApplyActiveQueues();
+  if (queues_->must_stop()) stuck_ = status;
+  return status;
+}
 
 void VirtioDevice::KickQueue(int queue) { queues_->KickLocal(queue); }
 
@@ -197,6 +204,12 @@ std::vector<StoppedVring> VirtioDevice::Reset() {
   problem_.clear();
   NoteConfig();  // What the driver had set in it (a MAC address) is gone.
   return stopped;
+}
+
+void VirtioDevice::BreakIfStuck() {
+  if (const absl::Status stuck = std::exchange(stuck_, absl::OkStatus()); !stuck.ok()) {
+    Break(stuck);
+  }
 }
 
 void VirtioDevice::Break(const absl::Status& problem) {
@@ -390,7 +403,11 @@ absl::Status VirtioDevice::SetCall(int queue, int call_fd) {
 
 absl::Status VirtioDevice::CheckMemory(const MemoryTable& table) const {
   absl::MutexLock lock(&mutex_);
-  return kernel_abi::AddContext(backends_.CheckMemory(table), name_);
+  absl::Status status = backends_.CheckMemory(table);
+  // Here, before anybody has changed: a vCPU must not lose memory for a moment to a change that a
+  // device then refuses.
+  if (status.ok()) status = queues_->CheckMemory(table);
+  return kernel_abi::AddContext(status, name_);
 }
 
 absl::Status VirtioDevice::SetMemory(const std::shared_ptr<const MemoryTable>& table) {

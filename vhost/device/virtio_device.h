@@ -154,6 +154,9 @@ class VirtioDevice final : public Device, public MemoryListener, private DeviceH
   std::vector<StoppedVring> Reset() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // DEVICE_NEEDS_RESET: stops everything and tells the driver.
   void Break(const absl::Status& problem) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The same, if something that the model asked for went wrong for good: its own ring may be in use
+  // at that moment, so it is done when the model has returned.
+  void BreakIfStuck() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status FillQueue(const QueueActivation& activation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool HasStatus(uint8_t bit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return (status_ & bit) != 0;
@@ -180,6 +183,7 @@ class VirtioDevice final : public Device, public MemoryListener, private DeviceH
   uint8_t status_ ABSL_GUARDED_BY(mutex_) = 0;
   VirtioFeatures acked_ ABSL_GUARDED_BY(mutex_);
   std::string problem_ ABSL_GUARDED_BY(mutex_);
+  absl::Status stuck_ ABSL_GUARDED_BY(mutex_);  // for BreakIfStuck
   // Brought up to date when they are looked at.
   mutable uint32_t config_generation_ ABSL_GUARDED_BY(mutex_) = 0;
   mutable std::vector<std::byte> noted_config_ ABSL_GUARDED_BY(mutex_);

@@ -84,10 +84,9 @@ absl::StatusOr<bool> VsockDevice::Serve(int, inprocess::SplitQueue& ring) {
   while (reset_pending_) {
     absl::StatusOr<std::optional<inprocess::DescChain>> chain = ring.Take();
     if (!chain.ok()) return chain.status();
-    if (!chain->has_value()) {
-      if (ring.EnableKicks()) continue;
-      return false;
-    }
+    // If one came meanwhile, it is for another turn: a driver that moves its index to and fro must
+    // not keep us here.
+    if (!chain->has_value()) return ring.EnableKicks();
     inprocess::DescChain& buffer = **chain;
     const kernel_abi::VirtioVsockEvent event{.id = kernel_abi::kVsockEventTransportReset};
     if (buffer.writable_bytes() < sizeof(event)) {
