@@ -12,7 +12,7 @@
 
 #include "kernel-abi/event_fd.h"
 #include "tests/fakes/driver_ring.h"
-#include "vhost/device/echo_model.h"
+#include "vhost/device/echo_model_fixture.h"
 
 namespace vhost {
 namespace {

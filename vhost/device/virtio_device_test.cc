@@ -15,7 +15,7 @@
 #include "kernel-abi/event_fd.h"
 #include "kernel-abi/virtio.h"
 #include "tests/fakes/driver_ring.h"
-#include "vhost/device/echo_model.h"
+#include "vhost/device/echo_model_fixture.h"
 #include "vhost/epoll_loop.h"
 
 namespace vhost {
