@@ -50,10 +50,11 @@ std::vector<pid_t> ThreadsOfThisProcess() {
   return tids;
 }
 
-pid_t LastTidGiven() {
-  const kernel_abi::UniqueFd fd(::open("/proc/loadavg", O_RDONLY | O_CLOEXEC));
+TidCounter::TidCounter() : loadavg_(::open("/proc/loadavg", O_RDONLY | O_CLOEXEC)) {}
+
+pid_t TidCounter::Last() const {
   char text[128];
-  const ssize_t length = fd.valid() ? ::read(fd.get(), text, sizeof(text)) : -1;
+  const ssize_t length = loadavg_.valid() ? ::pread(loadavg_.get(), text, sizeof(text), 0) : -1;
   if (length <= 0) return 0;
   // "0.20 0.18 0.12 1/80 11206"
   const absl::string_view line =

@@ -248,15 +248,17 @@ absl::Status VhostDevice::SendTable(const std::shared_ptr<const MemoryTable>& me
 
 absl::Status VhostDevice::SetMemory(const std::shared_ptr<const MemoryTable>& memory) {
   if (!given_up_.ok()) return given_up_;
-  const std::vector<uint32_t> set_up = SetUpVrings();
-  // An idle device looks at no memory, so it need not be told before it looks again.
-  if (set_up.empty()) return absl::OkStatus();
-  for (uint32_t index : set_up) {
+  bool is_idle = true;
+  for (uint32_t index = 0; index < vring_count(); ++index) {
+    if (!is_set_up(index)) continue;
+    is_idle = false;
     // The kernel takes a table that has lost a running ring, and goes on with the addresses that
     // it has.
     const Vring& vring = slots_[index].ring->vring;
     if (!vring.SamePlaceIn(*memory)) return Moved(ops_->name(), index, vring);
   }
+  // An idle device looks at no memory, so it need not be told before it looks again.
+  if (is_idle) return absl::OkStatus();
   return SendTable(memory);
 }
 

@@ -130,9 +130,10 @@ absl::StatusOr<Worker> Worker::Start(kernel_abi::Kernel& kernel, const WorkerPla
   Birth birth;
   const auto become_owner = [&]() -> absl::Status {
     birth.owner_tid = kernel.ThreadId();
-    birth.last_before = LastTidGiven();
+    const TidCounter counter;
+    birth.last_before = counter.Last();
     if (absl::Status status = set_owner(); !status.ok()) return status;
-    birth.last_after = LastTidGiven();
+    birth.last_after = counter.Last();
     return absl::OkStatus();
   };
   if (placement.empty()) {
