@@ -9,6 +9,7 @@
 namespace vmm {
 namespace {
 
+constexpr int kMaxWaitMs = 1000;    // for whoever reads our output
 constexpr std::byte kEscape{0x01};  // Ctrl-A
 
 }  // namespace
@@ -59,15 +60,11 @@ Console::Input Console::Read(size_t room) {
 }
 
 void Console::Write(std::byte data) {
-  for (;;) {
-    const ssize_t written = ::write(STDOUT_FILENO, &data, 1);
-    if (written >= 0) return;
-    if (errno == EINTR) continue;
-    if (errno != EAGAIN) return;
-    // Somebody made our stdout non-blocking: it may be shared with a terminal's stdin.
-    pollfd writable{.fd = STDOUT_FILENO, .events = POLLOUT, .revents = 0};
-    if (::poll(&writable, 1, 1000) == 0) return;
-  }
+  // Waits here and not in write: the signal that stops a vCPU ends this wait, and a reader that has
+  // gone to sleep costs the guest its output, not the VMM its end.
+  pollfd writable{.fd = STDOUT_FILENO, .events = POLLOUT, .revents = 0};
+  if (::poll(&writable, 1, kMaxWaitMs) <= 0) return;
+  if (::write(STDOUT_FILENO, &data, 1) < 0) return;  // There is nobody to tell.
 }
 
 }  // namespace vmm

@@ -47,7 +47,33 @@ absl::StatusCode CodeFromName(absl::string_view name) {
   return absl::StatusCode::kUnknown;
 }
 
+// The parser and the printer call themselves once a level, and a reply comes from whoever listens
+// at a socket. Ours have less than ten levels.
+constexpr int kMaxLevels = 64;
+
+bool HasTooManyLevels(absl::string_view json) {
+  int levels = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '[' || c == '{') {
+      if (++levels > kMaxLevels) return true;
+    } else if (c == ']' || c == '}') {
+      --levels;
+    }
+  }
+  return false;
+}
+
 absl::StatusOr<Json> ParseObject(absl::string_view text, absl::string_view what) {
+  if (HasTooManyLevels(text)) {
+    return absl::DataLossError(absl::StrCat(what, ": more than ", kMaxLevels, " levels of JSON"));
+  }
   Json json = ParseJson(text);
   if (!json.is_object()) return absl::DataLossError(absl::StrCat(what, ": not a JSON object"));
   return json;

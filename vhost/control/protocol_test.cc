@@ -51,6 +51,14 @@ TEST(Protocol, AnErrorKeepsItsCodeItsTextAndItsErrno) {
   EXPECT_EQ(read.message(), status.message());
 }
 
+TEST(Protocol, RefusesAReplyThatIsDeeperThanAnyOfOurs) {
+  const std::string deep = R"({"version":1,"id":1,"ok":true,"result":)" + std::string(1 << 20, '[');
+  EXPECT_THAT(std::string(ParseReply(deep).status().message()), HasSubstr("levels of JSON"));
+  const std::string brackets =
+      R"({"version":1,"id":1,"ok":true,"result":["\"[[)" + std::string(1000, '[') + R"("]})";
+  EXPECT_TRUE(ParseReply(brackets).ok()) << ParseReply(brackets).status();
+}
+
 TEST(Protocol, RefusesWhatIsNoRequest) {
   struct Case {
     const char* line;
