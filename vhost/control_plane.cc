@@ -118,15 +118,16 @@ ControlPlane::~ControlPlane() {
     absl::MutexLock lock(&mutex_);
     entries.swap(devices_);
   }
-  Destroy(std::move(entries));
+  Destroy(entries);
 }
 
-void ControlPlane::Destroy(Entries entries) {
+void ControlPlane::Destroy(Entries& entries) {
   std::vector<kernel_abi::UniqueFd> slow;
   for (auto& [name, entry] : entries) {
     for (kernel_abi::UniqueFd& fd : entry.device->Release()) slow.push_back(std::move(fd));
   }
   kernel_abi::CloseInParallel(std::move(slow));
+  entries.clear();
 }
 
 absl::StatusOr<VirtioDevice*> ControlPlane::AddNet(NetOptions options) {
@@ -239,7 +240,7 @@ absl::Status ControlPlane::Remove(absl::string_view name) {
     if (found == devices_.end() || found->second.device == nullptr) return NoSuchDevice(name);
     entries.insert(devices_.extract(found));
   }
-  Destroy(std::move(entries));
+  Destroy(entries);
   return absl::OkStatus();
 }
 

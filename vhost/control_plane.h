@@ -150,7 +150,7 @@ class ControlPlane {
   absl::StatusOr<VirtioDevice*> Add(const std::string& name,
                                     const std::function<absl::StatusOr<Entry>()>& make)
       ABSL_LOCKS_EXCLUDED(mutex_);
-  static void Destroy(Entries entries);
+  static void Destroy(Entries& entries);
   static DeviceReport ReportOf(const Entry& entry);
   absl::Status NoSuchDevice(absl::string_view name) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
 

@@ -70,7 +70,7 @@ absl::Status BackendSelector::CheckMemory(const MemoryTable& memory) const {
   if (running_ != nullptr) return running_->CheckMemory(memory);
   absl::Status first;
   for (const std::unique_ptr<Backend>& backend : backends_) {
-    const absl::Status status = backend->CheckMemory(memory);
+    absl::Status status = backend->CheckMemory(memory);
     if (status.ok()) return status;
     if (first.ok()) first = status;
   }

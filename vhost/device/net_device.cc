@@ -56,12 +56,12 @@ absl::Status CheckOptions(const NetPort& port, const NetDeviceOptions& options) 
 absl::StatusOr<std::unique_ptr<NetDevice>> NetDevice::Create(std::unique_ptr<NetPort> port,
                                                              NetDeviceOptions options) {
   if (absl::Status status = CheckOptions(*port, options); !status.ok()) return status;
-  return std::unique_ptr<NetDevice>(new NetDevice(std::move(port), std::move(options)));
+  return std::unique_ptr<NetDevice>(new NetDevice(std::move(port), options));
 }
 
 NetDevice::NetDevice(std::unique_ptr<NetPort> port, NetDeviceOptions options)
     : port_(std::move(port)),
-      options_(std::move(options)),
+      options_(options),
       features_(WantedFeatures()),
       link_up_(options_.link_up) {
   filter_.mac = options_.mac;
