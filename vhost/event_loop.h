@@ -25,7 +25,8 @@ class EventLoop {
  public:
   virtual ~EventLoop() = default;
   // Calls `ready` on the loop's thread whenever `fd` is readable, hung up or in error (level
-  // triggered: `ready` drains it). The fd is lent until the watch is gone. Any thread may call.
+  // triggered: `ready` drains it). The fd is lent until the watch is gone. Any thread may call,
+  // with locks held that callbacks take: it must not wait for one of them.
   virtual absl::StatusOr<std::unique_ptr<Watch>> WatchReadable(int fd,
                                                                std::function<void()> ready) = 0;
 };
