@@ -157,8 +157,8 @@ absl::Status Devices::AttachToPci(vhost::VirtioDevice& device, const DeviceOptio
   vhost::VirtioPciOptions options{.location = absl::StrFormat("00:%02x.0", *slot),
                                   .intx_gsi = IntxGsi(*slot, /*pin=*/1)};
   if (option.Has("vectors")) options.vectors = static_cast<uint16_t>(option.Number("vectors", 0));
-  absl::StatusOr<std::unique_ptr<vhost::VirtioPci>> function = vhost::VirtioPci::Create(
-      kernel_, device, *wiring_, control_plane_->loop(), options);
+  absl::StatusOr<std::unique_ptr<vhost::VirtioPci>> function =
+      vhost::VirtioPci::Create(kernel_, device, *wiring_, control_plane_->loop(), options);
   if (!function.ok()) return function.status();
   pci_devices_.push_back(std::make_unique<PciDevice>(*control_plane_, pci_, device.name(), *slot,
                                                      *std::move(function)));

@@ -6,7 +6,6 @@
 namespace vmm {
 namespace {
 
-using vhost::LoadLittleEndian;
 using vhost::StoreLittleEndian;
 
 // Offsets. The first two are the divisor while kDivisorLatch is set.
