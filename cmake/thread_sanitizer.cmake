@@ -15,7 +15,8 @@ foreach(function
     _ZN4absl7debian35Mutex5AwaitERKNS0_9ConditionE
     _ZN4absl7debian312Notification6NotifyEv
     _ZNK4absl7debian312Notification19WaitForNotificationEv)
-  target_link_options(libvhost_build INTERFACE -Wl,--wrap=${function})
+  # Also where nothing of the program's own locks: Abseil's shared libraries then do.
+  target_link_options(libvhost_build INTERFACE -Wl,--wrap=${function} -Wl,-u,__wrap_${function})
 endforeach()
 target_link_libraries(libvhost_build INTERFACE absl_in_tsan)
 
