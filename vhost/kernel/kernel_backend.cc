@@ -223,7 +223,7 @@ BackendReport KernelBackend::Report() const {
       vring.queue = QueueOf(node, index);
       vring.vhost_fd = unit.node.ops->fd();
       worker.queues.push_back(vring.queue);
-      report.vrings.push_back(std::move(vring));
+      report.vrings.push_back(vring);
     }
     report.workers.push_back(std::move(worker));
   }
