@@ -114,6 +114,8 @@ struct Rig {
   }
 
   CountingKernel kernel;
+  // Of the machine, as a VMM reads it once for all of its devices.
+  MemoryLimits memory_limits = MemoryLimits::Read(kernel);
   fakes::GuestRam ram{1 << 20};
   fakes::GuestRam more{1 << 20, 0x8000'0000};
   std::unique_ptr<Tap> tap;
@@ -242,7 +244,9 @@ class Bench {
   }
 
   std::unique_ptr<NetBackend> MakeNet() {
-    return OrDie(NetBackend::Create(rig_.kernel, NetBackendOptions{.tap_fds = rig_.tap->fds()}));
+    return OrDie(NetBackend::Create(
+        rig_.kernel,
+        NetBackendOptions{.tap_fds = rig_.tap->fds(), .memory_limits = rig_.memory_limits}));
   }
 
   // Closing devices that have been in service; all at once.

@@ -62,14 +62,18 @@ class KernelBackend : public Backend {
   BackendReport Report() const override;
   std::vector<kernel_abi::UniqueFd> ReleaseFds() override;
 
-  // Of the host's module; read when first needed, and constant from then on.
+  // Of the host's module; unless they were given, read when first needed, and constant from then on.
   const MemoryLimits& memory_limits() const;
   int queue_count() const { return static_cast<int>(units_.size() * vrings_per_node_); }
 
  protected:
   KernelBackend(kernel_abi::Kernel& kernel, DeviceId id, uint32_t vrings_per_node,
-                uint32_t busyloop_us)
-      : kernel_(&kernel), id_(id), vrings_per_node_(vrings_per_node), busyloop_us_(busyloop_us) {}
+                uint32_t busyloop_us, std::optional<MemoryLimits> limits)
+      : kernel_(&kernel),
+        id_(id),
+        vrings_per_node_(vrings_per_node),
+        busyloop_us_(busyloop_us),
+        limits_(limits) {}
 
   kernel_abi::Kernel& kernel() const { return *kernel_; }
   // Adds the next node; `attachment` may refer to the ops in it, which do not move.

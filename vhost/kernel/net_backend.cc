@@ -61,8 +61,7 @@ absl::StatusOr<std::unique_ptr<NetBackend>> NetBackend::Create(kernel_abi::Kerne
         absl::StrCat(options.vhost_fds.size(), " vhost fds were handed in for ",
                      options.tap_fds.size(), " TAP queues: each queue pair takes one of both"));
   }
-  auto backend =
-      absl::WrapUnique(new NetBackend(kernel, options.busyloop_us, std::move(options.tap_fds)));
+  auto backend = absl::WrapUnique(new NetBackend(kernel, options));
   for (size_t pair = 0; pair < backend->tap_fds_.size(); ++pair) {
     KernelNodeOptions node_options{.path = options.node,
                                    .worker = options.worker,
@@ -96,27 +95,37 @@ int NetBackend::HeaderBytes(VirtioFeatures acked) {
              : kernel_abi::kNetHdrSizeLegacy;
 }
 
-absl::StatusOr<VhostFeatures> NetBackend::PrepareNode(size_t node, VirtioFeatures acked) {
-  // The kernel does not look at what the TAP puts in front of a packet: of a header of another
-  // size it drops every packet, without a word.
-  kernel_abi::Subject tap{kernel(), tap_fds_[node], "TAP"};
+absl::StatusOr<NetBackend::TapFacts> NetBackend::ReadTap(size_t node) const {
+  const kernel_abi::Subject tap{kernel(), tap_fds_[node], "TAP"};
   ifreq interface {};
-  const absl::Status named = kernel_abi::Call(tap, kernel_abi::kTunGetIff, interface).status();
-  if (!named.ok()) {
-    return kernel_abi::AddAdvice(named,
+  const absl::Status status = kernel_abi::Call(tap, kernel_abi::kTunGetIff, interface).status();
+  if (!status.ok()) {
+    return kernel_abi::AddAdvice(status,
                                  absl::StrCat("fd ", tap_fds_[node], " of queue pair ", node,
-                                              kernel_abi::GetErrno(named) == EBADFD
+                                              kernel_abi::GetErrno(status) == EBADFD
                                                   ? " is not attached to an interface (TUNSETIFF)"
                                                   : " is not a TAP's"));
   }
-  const std::string name = kernel_abi::InterfaceName(interface);
-  const auto refuse = [&](auto... why) {
-    return absl::FailedPreconditionError(absl::StrCat(name, ": ", why...));
-  };
+  TapFacts facts{.name = kernel_abi::InterfaceName(interface),
+                 .has_header = (interface.ifr_flags & IFF_VNET_HDR) != 0};
   if ((interface.ifr_flags & IFF_TAP) == 0) {
-    return refuse("is a TUN (packets without an Ethernet header); vhost-net needs a TAP");
+    return absl::FailedPreconditionError(absl::StrCat(
+        facts.name, ": is a TUN (packets without an Ethernet header); vhost-net needs a TAP"));
   }
-  if ((interface.ifr_flags & IFF_VNET_HDR) == 0) {
+  return facts;
+}
+
+absl::StatusOr<VhostFeatures> NetBackend::PrepareNode(size_t node, VirtioFeatures acked) {
+  if (!taps_[node].has_value()) {
+    absl::StatusOr<TapFacts> facts = ReadTap(node);
+    if (!facts.ok()) return facts.status();
+    taps_[node] = *std::move(facts);
+  }
+  const TapFacts& tap = *taps_[node];
+  const auto refuse = [&](auto... why) {
+    return absl::FailedPreconditionError(absl::StrCat(tap.name, ": ", why...));
+  };
+  if (!tap.has_header) {
     const VirtioFeatures needs_header = acked & (kHeaderFeatures | kTunnelFeatures);
     if (!needs_header.empty()) {
       return refuse("was made without IFF_VNET_HDR, so it cannot tell of ",
@@ -127,10 +136,12 @@ absl::StatusOr<VhostFeatures> NetBackend::PrepareNode(size_t node, VirtioFeature
     }
     return VhostFeatures{VhostFeature::kNetVirtioNetHdr};
   }
-  tap.name = name;
+  // The kernel does not look at what the TAP puts in front of a packet: of a header of another
+  // size it drops every packet, without a word.
   int header_bytes = 0;
-  const absl::Status status =
-      kernel_abi::Call(tap, kernel_abi::kTunGetVnetHdrSz, header_bytes).status();
+  const absl::Status status = kernel_abi::Call({kernel(), tap_fds_[node], tap.name},
+                                               kernel_abi::kTunGetVnetHdrSz, header_bytes)
+                                  .status();
   if (!status.ok()) return status;
   if (header_bytes != HeaderBytes(acked)) {
     return refuse("its packet header has ", header_bytes, " bytes, and the features acked want ",

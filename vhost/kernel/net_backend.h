@@ -27,6 +27,8 @@ struct NetBackendOptions {
   // How long the worker polls before it sleeps, in microseconds; 0: not at all.
   uint32_t busyloop_us = 0;
   WorkerPlacement worker;
+  // As MemoryLimits::Read told for another device of the machine; without, it is read when needed.
+  std::optional<MemoryLimits> memory_limits;
   std::optional<kernel_abi::ForkMode> fork_mode;  // Linux 6.17
   bool wide_features = false;                     // UDP tunnel offloads; Linux 6.17
 };
@@ -46,11 +48,21 @@ class NetBackend final : public KernelBackend {
   absl::StatusOr<VhostFeatures> PrepareNode(size_t node, VirtioFeatures acked) override;
 
  private:
-  NetBackend(kernel_abi::Kernel& kernel, uint32_t busyloop_us, std::vector<int> tap_fds)
-      : KernelBackend(kernel, DeviceId::kNet, kernel_abi::kVhostVringsPerFd, busyloop_us),
-        tap_fds_(std::move(tap_fds)) {}
+  // What a TAP's fd is, which does not change while it is open.
+  struct TapFacts {
+    std::string name;
+    bool has_header = false;
+  };
+
+  NetBackend(kernel_abi::Kernel& kernel, NetBackendOptions& options)
+      : KernelBackend(kernel, DeviceId::kNet, kernel_abi::kVhostVringsPerFd, options.busyloop_us,
+                      options.memory_limits),
+        tap_fds_(std::move(options.tap_fds)),
+        taps_(tap_fds_.size()) {}
+  absl::StatusOr<TapFacts> ReadTap(size_t node) const;
 
   std::vector<int> tap_fds_;
+  std::vector<std::optional<TapFacts>> taps_;  // once read
   bool vhost_can_add_header_ = false;
 };
 

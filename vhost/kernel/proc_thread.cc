@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "absl/cleanup/cleanup.h"
@@ -16,6 +17,9 @@
 
 namespace vhost {
 namespace {
+
+// PROC_PID_INIT_INO of the kernel: the inode number of the first pid namespace.
+constexpr ino_t kInitialPidNamespace = 0xEFFFFFFC;
 
 std::optional<std::string> ReadFile(const std::string& path) {
   const kernel_abi::UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -50,11 +54,19 @@ std::vector<pid_t> ThreadsOfThisProcess() {
   return tids;
 }
 
-TidCounter::TidCounter() : loadavg_(::open("/proc/loadavg", O_RDONLY | O_CLOEXEC)) {}
+bool IsInInitialPidNamespace() {
+  // A process never changes its own, so it is asked once.
+  static const bool is_in_initial = [] {
+    struct stat status {};
+    return ::stat("/proc/self/ns/pid", &status) == 0 && status.st_ino == kInitialPidNamespace;
+  }();
+  return is_in_initial;
+}
 
-pid_t TidCounter::Last() const {
+pid_t LastTidGiven() {
+  const kernel_abi::UniqueFd fd(::open("/proc/loadavg", O_RDONLY | O_CLOEXEC));
   char text[128];
-  const ssize_t length = loadavg_.valid() ? ::pread(loadavg_.get(), text, sizeof(text), 0) : -1;
+  const ssize_t length = fd.valid() ? ::read(fd.get(), text, sizeof(text)) : -1;
   if (length <= 0) return 0;
   // "0.20 0.18 0.12 1/80 11206"
   const absl::string_view line =

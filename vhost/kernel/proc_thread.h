@@ -14,21 +14,15 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "kernel-abi/unique_fd.h"
 
 namespace vhost {
 
 // Threads of this process, in no particular order.
 std::vector<pid_t> ThreadsOfThisProcess();
-// Which tid was given last in this pid namespace, to whomever.
-class TidCounter {
- public:
-  TidCounter();
-  pid_t Last() const;  // 0 where it is not to be known
-
- private:
-  kernel_abi::UniqueFd loadavg_;
-};
+// The tid that was given last in this pid namespace, to whomever; 0 where it is not to be known.
+pid_t LastTidGiven();
+// Whether thread ids here are those that the kernel puts into names: only in the first namespace.
+bool IsInInitialPidNamespace();
 
 // The name of a thread, of this process or any; empty if it is gone.
 std::string ThreadName(pid_t tid);

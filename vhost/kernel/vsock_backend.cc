@@ -85,7 +85,7 @@ absl::StatusOr<std::unique_ptr<VsockBackend>> VsockBackend::Create(kernel_abi::K
     if (!allocated.ok()) return allocated.status();
     cid = *allocated;
   }
-  auto backend = absl::WrapUnique(new VsockBackend(kernel, options.busyloop_us));
+  auto backend = absl::WrapUnique(new VsockBackend(kernel, options));
   backend->guest_cid_ = cid;
   auto attachment = std::make_unique<VsockAttachment>(*node->ops);
   absl::Status status = backend->AddNode(*std::move(node), std::move(attachment));

@@ -114,13 +114,7 @@ absl::Status OnShortLivedThread(const std::function<absl::Status()>& work) {
 
 bool IsWorkerName(absl::string_view name) { return absl::StartsWith(name, "vhost-"); }
 
-// Whether `tid` was given after `before` and not after `after`. Tids are given in ascending order,
-// and from the beginning again at the end.
-bool IsGivenBetween(pid_t tid, pid_t before, pid_t after) {
-  return before <= after ? tid > before && tid <= after : tid > before || tid <= after;
-}
-
-// More tids than this between two looks at the counter: another process forks as fast as it can.
+// More tids than this are not given between the birth of a worker and a look at the counter.
 constexpr pid_t kMostTidsBetween = 1024;
 
 }  // namespace
@@ -130,10 +124,9 @@ absl::StatusOr<Worker> Worker::Start(kernel_abi::Kernel& kernel, const WorkerPla
   Birth birth;
   const auto become_owner = [&]() -> absl::Status {
     birth.owner_tid = kernel.ThreadId();
-    const TidCounter counter;
-    birth.last_before = counter.Last();
+    if (!IsInInitialPidNamespace()) birth.last_before = LastTidGiven();
     if (absl::Status status = set_owner(); !status.ok()) return status;
-    birth.last_after = counter.Last();
+    birth.last_after = LastTidGiven();
     return absl::OkStatus();
   };
   if (placement.empty()) {
@@ -157,22 +150,22 @@ absl::StatusOr<Worker> Worker::Start(kernel_abi::Kernel& kernel, const WorkerPla
 }
 
 Worker::Found Worker::Look(const Birth& birth) {
-  // In another pid namespace than the first one the number in the name is another. What was made in
-  // between and is called like a worker is ours then too, if there is but one of it.
+  const bool names_are_ours = birth.last_before == 0;
   const std::string name = absl::StrCat("vhost-", birth.owner_tid);
-  std::vector<Found> likely;
+  const pid_t after =
+      names_are_ours ? std::max(birth.last_after - kMostTidsBetween, 0) : birth.last_before;
+  Found newest;
+  int likely = 0;
   for (pid_t tid : ThreadsOfThisProcess()) {
-    if (!IsGivenBetween(tid, birth.last_before, birth.last_after)) continue;
-    Found found{.tid = tid, .name = ThreadName(tid)};
-    if (found.name == name) return found;
-    if (IsWorkerName(found.name)) likely.push_back(std::move(found));
+    if (tid <= after || tid > birth.last_after || tid < newest.tid) continue;
+    std::string its_name = ThreadName(tid);
+    if (names_are_ours ? its_name != name : !IsWorkerName(its_name)) continue;
+    newest = {.tid = tid, .name = std::move(its_name)};
+    ++likely;
   }
-  if (likely.size() == 1) return likely.front();
-  if (!likely.empty() || birth.last_after < birth.last_before ||
-      birth.last_after - birth.last_before > kMostTidsBetween) {
-    return {};
-  }
-  for (pid_t tid = birth.last_before + 1; tid <= birth.last_after; ++tid) {
+  // Two in a namespace: another thread made one at the same time, and there is no telling which.
+  if (newest.tid != 0) return names_are_ours || likely == 1 ? newest : Found();
+  for (pid_t tid = birth.last_after; tid > after && names_are_ours; --tid) {
     if (ThreadName(tid) == name) return {.tid = tid, .name = name, .is_kernel_thread = true};
   }
   return {};

@@ -51,12 +51,13 @@ class Worker {
   WorkerReport Report() const;
 
  private:
-  // What is known of its birth: who asked for it, and the last tids that were given before and
-  // after that. The kernel calls it `vhost-<owner_tid>`, and nobody else made one of that name in
-  // between.
+  // What is known of its birth: who asked for it, and which tid was the last to be given just after
+  // that, so that its own is that or a little less. The kernel calls it `vhost-<owner_tid>`, a name
+  // that nobody but that thread gives. In a pid namespace the number in the name is another; so
+  // there it is noted too which tid was the last before.
   struct Birth {
     pid_t owner_tid = 0;
-    pid_t last_before = 0;
+    pid_t last_before = 0;  // 0: not noted
     pid_t last_after = 0;
   };
   struct Found {

@@ -43,10 +43,12 @@ class WorkerTest : public testing::Test {
     last_tid_ = tid;
     return absl::OkStatus();
   }
+  // Returns when they are gone from /proc too, where they stay a moment longer than for join().
   void EndWorkers() {
     stop_ = true;
     for (std::thread& worker : workers_) worker.join();
     workers_.clear();
+    while (last_tid_ != 0 && ReadThreadFacts(last_tid_).has_value()) std::this_thread::yield();
   }
   absl::StatusOr<Worker> Start(const WorkerPlacement& placement = {}) {
     return Worker::Start(kernel_abi::LinuxKernel(), placement, [this] { return SetOwner(); });
