@@ -5,9 +5,11 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "kernel-abi/unique_fd.h"
+#include "vhost/host/unix_socket.h"
 
 namespace vhost::control {
 
@@ -19,22 +21,14 @@ class Listener {
   // somebody does. FAILED_PRECONDITION: something is there that is no socket. INVALID_ARGUMENT: a
   // path longer than a socket's address can be (107 bytes).
   static absl::StatusOr<Listener> Create(const std::string& path, std::optional<gid_t> group);
-  Listener(Listener&&) = default;
-  Listener& operator=(Listener&&) = delete;
-  // Removes the path, unless another socket stands there by now.
-  ~Listener();
 
-  int fd() const { return fd_.get(); }
-  const std::string& path() const { return path_; }
+  int fd() const { return socket_.fd(); }
+  const std::string& path() const { return socket_.path(); }
 
  private:
-  Listener(kernel_abi::UniqueFd fd, std::string path, dev_t device, ino_t inode)
-      : fd_(std::move(fd)), path_(std::move(path)), device_(device), inode_(inode) {}
+  explicit Listener(UnixListener socket) : socket_(std::move(socket)) {}
 
-  kernel_abi::UniqueFd fd_;
-  std::string path_;
-  dev_t device_;
-  ino_t inode_;
+  UnixListener socket_;
 };
 
 // Connects to the socket at `path`, without waiting. UNAVAILABLE: nobody listens there;
