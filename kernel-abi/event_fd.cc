@@ -16,7 +16,16 @@ absl::StatusOr<EventFd> EventFd::Create(Kernel& kernel) {
     return MakeSystemError({.error = -fd, .subject = "eventfd", .call = "eventfd"},
                            fd == -EMFILE || fd == -ENFILE ? "raise the limit of open files" : "");
   }
-  return EventFd(kernel, UniqueFd(fd));
+  EventFd event_fd(kernel, UniqueFd(fd));
+  event_fd.never_blocks_ = true;
+  return event_fd;
+}
+
+bool EventFd::Drain() const {
+  uint64_t count = 0;
+  // A file of somebody else's may block.
+  if (!never_blocks_) return DrainEventFd(*kernel_, fd_.get());
+  return kernel_->Read(fd_.get(), &count, sizeof(count)) == sizeof(count);
 }
 
 bool EventFd::IsSignalled() const { return IsEventFdSignalled(fd_.get()); }

@@ -19,7 +19,7 @@ class EventFd {
   void Signal() const { SignalEventFd(*kernel_, fd_.get()); }
   bool IsSignalled() const;
   // Resets the counter. True if it was not zero. Never blocks.
-  bool Drain() const { return DrainEventFd(*kernel_, fd_.get()); }
+  bool Drain() const;
 
   // The same for an eventfd that belongs to somebody else. Signal adds one; a counter that is full
   // (2^64 - 2) is as signalled as it can be, so EAGAIN is success.
@@ -31,6 +31,7 @@ class EventFd {
  private:
   Kernel* kernel_;
   UniqueFd fd_;
+  bool never_blocks_ = false;
 };
 
 }  // namespace kernel_abi

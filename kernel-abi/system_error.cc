@@ -61,6 +61,7 @@ std::optional<SystemError> GetSystemError(const absl::Status& status) {
 }
 
 int GetErrno(const absl::Status& status) {
+  if (status.ok()) return 0;
   const std::optional<SystemError> error = GetSystemError(status);
   return error.has_value() ? error->error : 0;
 }

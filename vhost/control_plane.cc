@@ -87,6 +87,7 @@ ControlPlane::ControlPlane(ControlPlaneOptions options)
     : options_(std::move(options)),
       kernel_(options_.kernel != nullptr ? *options_.kernel : kernel_abi::LinuxKernel()),
       memory_(*options_.memory),
+      host_(std::make_shared<const HostFacts>(kernel_)),
       loop_(options_.loop) {}
 
 absl::Status ControlPlane::OpenSocket() {
@@ -185,6 +186,8 @@ absl::StatusOr<ControlPlane::Entry> ControlPlane::MakeNet(NetOptions options) {
   if (!tap.ok()) return tap.status();
   // The backend is lent the TAP's fds; both are the device's, and the backend goes first.
   options.backend.tap_fds = (*tap)->fds();
+  options.backend.taps_are_checked = true;
+  options.backend.host = host_;
   absl::StatusOr<BackendSelector> backends = SelectBackend(
       options.policy, [&] { return NetBackend::Create(kernel_, std::move(options.backend)); });
   if (!backends.ok()) return backends.status();
@@ -210,6 +213,7 @@ absl::StatusOr<ControlPlane::Entry> ControlPlane::MakeVsock(VsockOptions options
   if (!budget.ok()) return budget;
   absl::StatusOr<BackendSelector> backends =
       SelectBackend(options.policy, [&]() -> absl::StatusOr<std::unique_ptr<Backend>> {
+        options.backend.host = host_;
         auto backend = VsockBackend::Create(kernel_, std::move(options.backend));
         if (!backend.ok()) return backend.status();
         options.device.guest_cid = (*backend)->guest_cid();

@@ -157,6 +157,7 @@ class ControlPlane {
   const ControlPlaneOptions options_;
   kernel_abi::Kernel& kernel_;
   GuestMemory& memory_;
+  const std::shared_ptr<const HostFacts> host_;  // for all devices
   std::unique_ptr<EventLoop> own_loop_;
   EventLoop* loop_ = nullptr;
 

@@ -90,7 +90,7 @@ const char* Find(std::span<const BitName> names, int bit) {
 
 // What vhost must offer before a driver may ack it, since it changes the rings or what stands in
 // their buffers. A bit that is in no list here and not the device's own is not passed at all.
-VirtioFeatures RingFeatures(DeviceId id) {
+constexpr VirtioFeatures RingFeaturesOf(DeviceId id) {
   using enum VirtioFeature;
   VirtioFeatures ring = {kNotifyOnEmpty, kIndirectDesc, kEventIdx,
                          kVersion1,      kRingPacked,   kInOrder};
@@ -105,12 +105,34 @@ VirtioFeatures RingFeatures(DeviceId id) {
 }
 
 // What is served by this process whatever vhost is.
-VirtioFeatures OwnFeatures(DeviceId id) {
+constexpr VirtioFeatures OwnFeaturesOf(DeviceId id) {
   VirtioFeatures own = {VirtioFeature::kRingReset, VirtioFeature::kAnyLayout};
   if (id == DeviceId::kNet) {
     for (const BitName& name : kNet) own.Set(static_cast<VirtioFeature>(name.bit));
   }
-  return own - RingFeatures(id);
+  return own - RingFeaturesOf(id);
+}
+
+// Made once, as they are asked for at each start. All other types have the same.
+struct TypeFeatures {
+  VirtioFeatures ring, own;
+};
+constexpr TypeFeatures MakeTypeFeatures(DeviceId id) {
+  return {RingFeaturesOf(id), OwnFeaturesOf(id)};
+}
+constexpr TypeFeatures kNetFeatures = MakeTypeFeatures(DeviceId::kNet);
+constexpr TypeFeatures kVsockFeatures = MakeTypeFeatures(DeviceId::kVsock);
+constexpr TypeFeatures kOtherFeatures = MakeTypeFeatures(DeviceId::kRng);
+
+constexpr const TypeFeatures& FeaturesOf(DeviceId id) {
+  switch (id) {
+    case DeviceId::kNet:
+      return kNetFeatures;
+    case DeviceId::kVsock:
+      return kVsockFeatures;
+    default:
+      return kOtherFeatures;
+  }
 }
 
 }  // namespace
@@ -139,11 +161,11 @@ std::string Name(DeviceId id) {
 
 VirtioFeatures FromVhost(DeviceId id, VhostFeatures offered, VirtioFeatures wanted) {
   const auto offered_alike = VirtioFeatures::FromWords(offered.low(), offered.high());
-  return (wanted & RingFeatures(id) & offered_alike) | (wanted & OwnFeatures(id));
+  return (wanted & FeaturesOf(id).ring & offered_alike) | (wanted & FeaturesOf(id).own);
 }
 
 VhostFeatures ToVhost(DeviceId id, VirtioFeatures acked, VhostFeatures offered) {
-  const VirtioFeatures alike = acked & RingFeatures(id);
+  const VirtioFeatures alike = acked & FeaturesOf(id).ring;
   return VhostFeatures::FromWords(alike.low(), alike.high()) & offered;
 }
 

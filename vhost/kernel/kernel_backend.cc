@@ -13,10 +13,10 @@ namespace vhost {
 namespace {
 
 // Makes this process the owner, or finds that it is.
-absl::StatusOr<Worker> Own(kernel_abi::Kernel& kernel, KernelVhostOps& ops,
+absl::StatusOr<Worker> Own(kernel_abi::Kernel& kernel, const HostFacts& host, KernelVhostOps& ops,
                            const KernelNodeOptions& options, bool handed_in) {
   absl::StatusOr<Worker> worker =
-      Worker::Start(kernel, options.worker, [&ops] { return ops.SetOwner(); });
+      Worker::Start(kernel, host.tids(), options.worker, [&ops] { return ops.SetOwner(); });
   if (worker.ok() || !handed_in || kernel_abi::GetErrno(worker.status()) != EBUSY) return worker;
   if (!ops.IsOwner()) {
     return kernel_abi::AddAdvice(worker.status(),
@@ -32,7 +32,7 @@ absl::StatusOr<Worker> Own(kernel_abi::Kernel& kernel, KernelVhostOps& ops,
 
 }  // namespace
 
-absl::StatusOr<KernelNode> KernelNode::Create(kernel_abi::Kernel& kernel,
+absl::StatusOr<KernelNode> KernelNode::Create(kernel_abi::Kernel& kernel, const HostFacts& host,
                                               KernelNodeOptions options) {
   const bool handed_in = options.fd.valid();
   std::unique_ptr<KernelVhostOps> ops;
@@ -53,7 +53,7 @@ absl::StatusOr<KernelNode> KernelNode::Create(kernel_abi::Kernel& kernel,
   if (options.fork_mode.has_value()) {
     if (absl::Status status = ops->SetForkMode(*options.fork_mode); !status.ok()) return status;
   }
-  absl::StatusOr<Worker> worker = Own(kernel, *ops, options, handed_in);
+  absl::StatusOr<Worker> worker = Own(kernel, host, *ops, options, handed_in);
   if (!worker.ok()) return worker.status();
   return KernelNode{std::move(ops), *offered, *std::move(worker)};
 }
@@ -77,11 +77,6 @@ VirtioFeatures KernelBackend::Supported(VirtioFeatures wanted) const {
   return wanted;
 }
 
-const MemoryLimits& KernelBackend::memory_limits() const {
-  if (!limits_.has_value()) limits_ = MemoryLimits::Read(*kernel_);
-  return *limits_;
-}
-
 absl::Status KernelBackend::CheckMemory(const MemoryTable& memory) const {
   // One region is taken by every module.
   if (memory.merged().size() <= 1) return absl::OkStatus();
@@ -96,7 +91,7 @@ absl::Status KernelBackend::CheckQueue(int queue) const {
 
 absl::Status KernelBackend::PrepareVrings(size_t node, const Running& with,
                                           std::span<const BackendVring> vrings) {
-  std::vector<VhostVring> mine;
+  VringList mine;
   for (const BackendVring& vring : vrings) {
     if (NodeOf(vring.queue) != node) continue;
     mine.push_back({.index = IndexOf(vring.queue),

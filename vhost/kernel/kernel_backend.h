@@ -13,9 +13,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "vhost/backend.h"
 #include "vhost/features.h"
-#include "vhost/kernel/memory_limits.h"
+#include "vhost/kernel/host_facts.h"
 #include "vhost/kernel/vhost_device.h"
 #include "vhost/kernel/vhost_ops.h"
 #include "vhost/kernel/worker.h"
@@ -37,7 +38,8 @@ struct KernelNodeOptions {
 
 // A node that is open, owned by this process, and has its worker.
 struct KernelNode {
-  static absl::StatusOr<KernelNode> Create(kernel_abi::Kernel& kernel, KernelNodeOptions options);
+  static absl::StatusOr<KernelNode> Create(kernel_abi::Kernel& kernel, const HostFacts& host,
+                                           KernelNodeOptions options);
 
   std::unique_ptr<KernelVhostOps> ops;
   VhostFeatures offered;
@@ -62,20 +64,25 @@ class KernelBackend : public Backend {
   BackendReport Report() const override;
   std::vector<kernel_abi::UniqueFd> ReleaseFds() override;
 
-  // Of the host's module; unless they were given, read when first needed, and constant from then on.
-  const MemoryLimits& memory_limits() const;
+  const MemoryLimits& memory_limits() const { return host_->memory_limits(); }
   int queue_count() const { return static_cast<int>(units_.size() * vrings_per_node_); }
 
  protected:
   KernelBackend(kernel_abi::Kernel& kernel, DeviceId id, uint32_t vrings_per_node,
-                uint32_t busyloop_us, std::optional<MemoryLimits> limits)
+                uint32_t busyloop_us, std::shared_ptr<const HostFacts> host)
       : kernel_(&kernel),
         id_(id),
         vrings_per_node_(vrings_per_node),
         busyloop_us_(busyloop_us),
-        limits_(limits) {}
+        host_(std::move(host)) {}
+
+  static std::shared_ptr<const HostFacts> HostFactsFor(kernel_abi::Kernel& kernel,
+                                                       std::shared_ptr<const HostFacts> given) {
+    return given != nullptr ? std::move(given) : std::make_shared<const HostFacts>(kernel);
+  }
 
   kernel_abi::Kernel& kernel() const { return *kernel_; }
+  const HostFacts& host() const { return *host_; }
   // Adds the next node; `attachment` may refer to the ops in it, which do not move.
   absl::Status AddNode(KernelNode node, std::unique_ptr<VringAttachment> attachment);
 
@@ -103,12 +110,13 @@ class KernelBackend : public Backend {
   // Sets up those of `vrings` that are of node `node`.
   absl::Status PrepareVrings(size_t node, const Running& with,
                              std::span<const BackendVring> vrings);
+  using VringList = absl::InlinedVector<VhostVring, 2>;
 
   kernel_abi::Kernel* kernel_;
   DeviceId id_;
   uint32_t vrings_per_node_;
   uint32_t busyloop_us_;
-  mutable std::optional<MemoryLimits> limits_;
+  std::shared_ptr<const HostFacts> host_;
   std::vector<Unit> units_;
   std::optional<Running> running_;
 };

@@ -74,7 +74,8 @@ absl::StatusOr<std::unique_ptr<NetBackend>> NetBackend::Create(kernel_abi::Kerne
             absl::StrCat("the vhost fd handed in for queue pair ", pair, " is no fd"));
       }
     }
-    absl::StatusOr<KernelNode> node = KernelNode::Create(kernel, std::move(node_options));
+    absl::StatusOr<KernelNode> node =
+        KernelNode::Create(kernel, backend->host(), std::move(node_options));
     if (!node.ok()) {
       return kernel_abi::AddContext(node.status(), absl::StrCat("queue pair ", pair));
     }
@@ -116,12 +117,13 @@ absl::StatusOr<NetBackend::TapFacts> NetBackend::ReadTap(size_t node) const {
 }
 
 absl::StatusOr<VhostFeatures> NetBackend::PrepareNode(size_t node, VirtioFeatures acked) {
+  if (taps_are_checked_) return VhostFeatures();
   if (!taps_[node].has_value()) {
     absl::StatusOr<TapFacts> facts = ReadTap(node);
     if (!facts.ok()) return facts.status();
     taps_[node] = *std::move(facts);
   }
-  const TapFacts& tap = *taps_[node];
+  TapFacts& tap = *taps_[node];
   const auto refuse = [&](auto... why) {
     return absl::FailedPreconditionError(absl::StrCat(tap.name, ": ", why...));
   };
@@ -136,6 +138,7 @@ absl::StatusOr<VhostFeatures> NetBackend::PrepareNode(size_t node, VirtioFeature
     }
     return VhostFeatures{VhostFeature::kNetVirtioNetHdr};
   }
+  if (tap.right_for == acked) return VhostFeatures();
   // The kernel does not look at what the TAP puts in front of a packet: of a header of another
   // size it drops every packet, without a word.
   int header_bytes = 0;
@@ -147,6 +150,7 @@ absl::StatusOr<VhostFeatures> NetBackend::PrepareNode(size_t node, VirtioFeature
     return refuse("its packet header has ", header_bytes, " bytes, and the features acked want ",
                   HeaderBytes(acked), ": set it (TUNSETVNETHDRSZ) before the start");
   }
+  tap.right_for = acked;
   return VhostFeatures();
 }
 

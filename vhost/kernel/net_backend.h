@@ -24,11 +24,14 @@ struct NetBackendOptions {
   // TAP's header must have the size that the features acked want (header_bytes below); of its other
   // settings (offloads, sndbuf) the backend takes no notice.
   std::vector<int> tap_fds;
+  // The queues are those of a Tap (vhost/host/tap.h) behind a NetDevice, which sees to the header.
+  // Others are asked what they are, as the kernel takes a wrong one and drops every packet.
+  bool taps_are_checked = false;
   // How long the worker polls before it sleeps, in microseconds; 0: not at all.
   uint32_t busyloop_us = 0;
   WorkerPlacement worker;
-  // As MemoryLimits::Read told for another device of the machine; without, it is read when needed.
-  std::optional<MemoryLimits> memory_limits;
+  // Shared by all vhost devices of a VMM; without, the device makes its own.
+  std::shared_ptr<const HostFacts> host;
   std::optional<kernel_abi::ForkMode> fork_mode;  // Linux 6.17
   bool wide_features = false;                     // UDP tunnel offloads; Linux 6.17
 };
@@ -52,16 +55,21 @@ class NetBackend final : public KernelBackend {
   struct TapFacts {
     std::string name;
     bool has_header = false;
+    // The features with which its header was last found right. It is the device's to change, which
+    // does so for other features only.
+    std::optional<VirtioFeatures> right_for{};
   };
 
   NetBackend(kernel_abi::Kernel& kernel, NetBackendOptions& options)
       : KernelBackend(kernel, DeviceId::kNet, kernel_abi::kVhostVringsPerFd, options.busyloop_us,
-                      options.memory_limits),
+                      HostFactsFor(kernel, options.host)),
         tap_fds_(std::move(options.tap_fds)),
+        taps_are_checked_(options.taps_are_checked),
         taps_(tap_fds_.size()) {}
   absl::StatusOr<TapFacts> ReadTap(size_t node) const;
 
   std::vector<int> tap_fds_;
+  bool taps_are_checked_;
   std::vector<std::optional<TapFacts>> taps_;  // once read
   bool vhost_can_add_header_ = false;
 };

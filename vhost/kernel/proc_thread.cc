@@ -54,19 +54,15 @@ std::vector<pid_t> ThreadsOfThisProcess() {
   return tids;
 }
 
-bool IsInInitialPidNamespace() {
-  // A process never changes its own, so it is asked once.
-  static const bool is_in_initial = [] {
-    struct stat status {};
-    return ::stat("/proc/self/ns/pid", &status) == 0 && status.st_ino == kInitialPidNamespace;
-  }();
-  return is_in_initial;
+TidCounter::TidCounter() : loadavg_(::open("/proc/loadavg", O_RDONLY | O_CLOEXEC)) {
+  struct stat status {};
+  tids_are_the_kernels_ =
+      ::stat("/proc/self/ns/pid", &status) == 0 && status.st_ino == kInitialPidNamespace;
 }
 
-pid_t LastTidGiven() {
-  const kernel_abi::UniqueFd fd(::open("/proc/loadavg", O_RDONLY | O_CLOEXEC));
+pid_t TidCounter::Last() const {
   char text[128];
-  const ssize_t length = fd.valid() ? ::read(fd.get(), text, sizeof(text)) : -1;
+  const ssize_t length = loadavg_.valid() ? ::pread(loadavg_.get(), text, sizeof(text), 0) : -1;
   if (length <= 0) return 0;
   // "0.20 0.18 0.12 1/80 11206"
   const absl::string_view line =

@@ -14,15 +14,25 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "kernel-abi/unique_fd.h"
 
 namespace vhost {
 
 // Threads of this process, in no particular order.
 std::vector<pid_t> ThreadsOfThisProcess();
-// The tid that was given last in this pid namespace, to whomever; 0 where it is not to be known.
-pid_t LastTidGiven();
-// Whether thread ids here are those that the kernel puts into names: only in the first namespace.
-bool IsInInitialPidNamespace();
+// Which tid was given last in this pid namespace, to whomever. Thread safety: any thread.
+class TidCounter {
+ public:
+  TidCounter();
+  pid_t Last() const;  // 0 where it is not to be known
+  // Whether thread ids here are those that the kernel puts into names: only in the first pid
+  // namespace.
+  bool tids_are_the_kernels() const { return tids_are_the_kernels_; }
+
+ private:
+  kernel_abi::UniqueFd loadavg_;
+  bool tids_are_the_kernels_;
+};
 
 // The name of a thread, of this process or any; empty if it is gone.
 std::string ThreadName(pid_t tid);

@@ -49,18 +49,19 @@ VhostDevice::~VhostDevice() { Stop(); }
 
 absl::Status VhostDevice::CheckVrings(const MemoryTable& memory,
                                       std::span<const VhostVring> vrings) const {
-  std::vector<bool> seen(slots_.size());
-  for (const VhostVring& vring : vrings) {
+  for (size_t i = 0; i < vrings.size(); ++i) {
+    const VhostVring& vring = vrings[i];
     const auto refuse = [&](auto... why) {
       return absl::InvalidArgumentError(
           absl::StrCat(ops_->name(), ": vring ", vring.index, ": ", why...));
     };
     if (vring.index >= slots_.size()) return refuse("the device has only ", slots_.size());
-    if (slots_[vring.index].ring.has_value() || seen[vring.index]) {
+    const bool twice = std::ranges::any_of(
+        vrings.first(i), [&](const VhostVring& other) { return other.index == vring.index; });
+    if (slots_[vring.index].ring.has_value() || twice) {
       return absl::FailedPreconditionError(
           absl::StrCat(ops_->name(), ": vring ", vring.index, " is in use already"));
     }
-    seen[vring.index] = true;
     if (vring.kick_fd < 0) return refuse("has no kick eventfd");
     if (vring.vring.layout() == VringLayout::kSplit && vring.base > kMaxSplitBase) {
       return refuse("base ", vring.base, " is beyond 65535");
@@ -87,7 +88,7 @@ absl::Status VhostDevice::Prepare(VhostFeatures features,
     features_ = features;
   }
   if (absl::Status status = SendTable(memory); !status.ok()) return status;
-  std::vector<uint32_t> done;
+  VringIndexList done;
   absl::Cleanup undo = [&] {
     while (!done.empty()) {
       TakeDown(done.back());
@@ -123,9 +124,10 @@ absl::Status VhostDevice::SetUp(const VhostVring& vring) {
     if (status.ok() && busyloop_us_ > 0) status = ops_->SetVringBusyloop(index, busyloop_us_);
     if (!status.ok()) return status;
     slot.error_is_set = true;
+  } else {
+    // Whatever the last start left in it is of the past.
+    slot.error.Drain();
   }
-  // Whatever the last start left in it is of the past.
-  slot.error.Drain();
   if (vring.call_fd >= 0) {
     status = ops_->SetVringCall(index, vring.call_fd);
     if (!status.ok()) return status;
@@ -145,7 +147,7 @@ absl::Status VhostDevice::SetUp(const VhostVring& vring) {
 
 absl::Status VhostDevice::Attach() {
   if (!given_up_.ok()) return given_up_;
-  std::vector<uint32_t> attached;
+  VringIndexList attached;
   if (absl::Status status = AttachAll(attached); !status.ok()) {
     Detach(attached);
     return status;
@@ -160,9 +162,11 @@ absl::Status VhostDevice::Attach() {
   return absl::OkStatus();
 }
 
-absl::Status VhostDevice::AttachAll(std::vector<uint32_t>& attached) {
-  std::vector<uint32_t> ready = SetUpVrings();
-  std::erase_if(ready, [this](uint32_t index) { return slots_[index].ring->served; });
+absl::Status VhostDevice::AttachAll(VringIndexList& attached) {
+  VringIndexList ready;
+  for (uint32_t i = 0; i < slots_.size(); ++i) {
+    if (is_set_up(i) && !is_served(i)) ready.push_back(i);
+  }
   if (attachment_->all_at_once() && !ready.empty()) {
     if (ready.size() < slots_.size()) return absl::OkStatus();
     if (absl::Status status = attachment_->Attach(0); !status.ok()) return status;
@@ -210,9 +214,9 @@ void VhostDevice::TakeDown(uint32_t index) {
   slot.ring.reset();
 }
 
-std::vector<StoppedVhostVring> VhostDevice::Stop() {
+StoppedVringList VhostDevice::Stop() {
   Detach(ServedVrings());
-  std::vector<StoppedVhostVring> stopped;
+  StoppedVringList stopped;
   for (uint32_t index : SetUpVrings()) stopped.push_back({index, BaseOf(index)});
   for (const StoppedVhostVring& vring : stopped) TakeDown(vring.index);
   return stopped;
@@ -287,17 +291,19 @@ BackendVringReport VhostDevice::Report(uint32_t index) const {
   return report;
 }
 
-std::vector<uint32_t> VhostDevice::SetUpVrings() const {
-  std::vector<uint32_t> indices;
+VringIndexList VhostDevice::SetUpVrings() const {
+  VringIndexList indices;
   for (uint32_t i = 0; i < slots_.size(); ++i) {
-    if (slots_[i].ring.has_value()) indices.push_back(i);
+    if (is_set_up(i)) indices.push_back(i);
   }
   return indices;
 }
 
-std::vector<uint32_t> VhostDevice::ServedVrings() const {
-  std::vector<uint32_t> indices = SetUpVrings();
-  std::erase_if(indices, [this](uint32_t index) { return !slots_[index].ring->served; });
+VringIndexList VhostDevice::ServedVrings() const {
+  VringIndexList indices;
+  for (uint32_t i = 0; i < slots_.size(); ++i) {
+    if (is_served(i)) indices.push_back(i);
+  }
   return indices;
 }
 

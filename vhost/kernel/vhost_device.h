@@ -32,6 +32,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernel-abi/event_fd.h"
@@ -69,6 +70,10 @@ struct StoppedVhostVring {
   VringBase base;
 };
 
+// Devices have two vrings a node as a rule. These lists are made at each start and stop.
+using VringIndexList = absl::InlinedVector<uint32_t, 4>;
+using StoppedVringList = absl::InlinedVector<StoppedVhostVring, 4>;
+
 class VhostDevice {
  public:
   // `ops` and `attachment` must outlive it. Makes an error eventfd for each of `vring_count` rings.
@@ -92,7 +97,7 @@ class VhostDevice {
   // a moment may have got on; the base that it is stopped with says so.
   absl::Status Attach();
   // Makes all rings idle. Returns where each of those that were set up goes on.
-  std::vector<StoppedVhostVring> Stop();
+  StoppedVringList Stop();
   // Makes one ring idle, while the others are served on. NOT_FOUND if it is not set up.
   absl::StatusOr<VringBase> StopVring(uint32_t index);
 
@@ -138,15 +143,15 @@ class VhostDevice {
   absl::Status CheckVrings(const MemoryTable& memory, std::span<const VhostVring> vrings) const;
   absl::Status SetUp(const VhostVring& vring);
   // Attaches what can be attached; those that were are appended to `attached` also on an error.
-  absl::Status AttachAll(std::vector<uint32_t>& attached);
+  absl::Status AttachAll(VringIndexList& attached);
   // Makes the rings not served; if the device refuses, closes it.
   void Detach(std::span<const uint32_t> indices);
   VringBase BaseOf(uint32_t index);
   // Takes the eventfds of a ring that is not served away from the kernel.
   void TakeDown(uint32_t index);
   absl::Status SendTable(const std::shared_ptr<const MemoryTable>& memory);
-  std::vector<uint32_t> SetUpVrings() const;
-  std::vector<uint32_t> ServedVrings() const;
+  VringIndexList SetUpVrings() const;
+  VringIndexList ServedVrings() const;
   // An undo that failed: nothing but closing can stop the device now.
   void GiveUp(const absl::Status& why);
 

@@ -70,10 +70,12 @@ absl::StatusOr<uint64_t> AllocateCid(KernelVhostOps& ops, uint64_t first, uint64
 
 absl::StatusOr<std::unique_ptr<VsockBackend>> VsockBackend::Create(kernel_abi::Kernel& kernel,
                                                                    VsockBackendOptions options) {
-  absl::StatusOr<KernelNode> node = KernelNode::Create(kernel, {.path = options.node,
-                                                                .fd = std::move(options.vhost_fd),
-                                                                .worker = options.worker,
-                                                                .fork_mode = options.fork_mode});
+  auto backend = absl::WrapUnique(new VsockBackend(kernel, options));
+  absl::StatusOr<KernelNode> node = KernelNode::Create(kernel, backend->host(),
+                                                       {.path = options.node,
+                                                        .fd = std::move(options.vhost_fd),
+                                                        .worker = options.worker,
+                                                        .fork_mode = options.fork_mode});
   if (!node.ok()) return node.status();
   uint64_t cid = 0;
   if (options.cid.has_value()) {
@@ -85,7 +87,6 @@ absl::StatusOr<std::unique_ptr<VsockBackend>> VsockBackend::Create(kernel_abi::K
     if (!allocated.ok()) return allocated.status();
     cid = *allocated;
   }
-  auto backend = absl::WrapUnique(new VsockBackend(kernel, options));
   backend->guest_cid_ = cid;
   auto attachment = std::make_unique<VsockAttachment>(*node->ops);
   absl::Status status = backend->AddNode(*std::move(node), std::move(attachment));

@@ -36,8 +36,8 @@ struct VsockBackendOptions {
   uint64_t last_cid = kLastGuestCid;
   uint32_t busyloop_us = 0;
   WorkerPlacement worker;
-  // As MemoryLimits::Read told for another device of the machine; without, it is read when needed.
-  std::optional<MemoryLimits> memory_limits;
+  // Shared by all vhost devices of a VMM; without, the device makes its own.
+  std::shared_ptr<const HostFacts> host;
   std::optional<kernel_abi::ForkMode> fork_mode;  // Linux 6.17
 };
 
@@ -58,7 +58,7 @@ class VsockBackend final : public KernelBackend {
  private:
   VsockBackend(kernel_abi::Kernel& kernel, const VsockBackendOptions& options)
       : KernelBackend(kernel, DeviceId::kVsock, kernel_abi::kVhostVringsPerFd, options.busyloop_us,
-                      options.memory_limits) {}
+                      HostFactsFor(kernel, options.host)) {}
 
   uint64_t guest_cid_ = 0;
 };

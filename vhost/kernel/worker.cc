@@ -15,7 +15,6 @@
 #include "absl/strings/str_join.h"
 #include "kernel-abi/system_error.h"
 #include "kernel-abi/unique_fd.h"
-#include "vhost/kernel/proc_thread.h"
 
 namespace vhost {
 namespace {
@@ -119,14 +118,15 @@ constexpr pid_t kMostTidsBetween = 1024;
 
 }  // namespace
 
-absl::StatusOr<Worker> Worker::Start(kernel_abi::Kernel& kernel, const WorkerPlacement& placement,
+absl::StatusOr<Worker> Worker::Start(kernel_abi::Kernel& kernel, const TidCounter& tids,
+                                     const WorkerPlacement& placement,
                                      const std::function<absl::Status()>& set_owner) {
   Birth birth;
   const auto become_owner = [&]() -> absl::Status {
     birth.owner_tid = kernel.ThreadId();
-    if (!IsInInitialPidNamespace()) birth.last_before = LastTidGiven();
+    if (!tids.tids_are_the_kernels()) birth.last_before = tids.Last();
     if (absl::Status status = set_owner(); !status.ok()) return status;
-    birth.last_after = LastTidGiven();
+    birth.last_after = tids.Last();
     return absl::OkStatus();
   };
   if (placement.empty()) {

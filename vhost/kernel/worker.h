@@ -22,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "kernel-abi/kernel.h"
 #include "kernel-abi/unique_fd.h"
+#include "vhost/kernel/proc_thread.h"
 #include "vhost/report.h"
 
 namespace vhost {
@@ -41,7 +42,8 @@ class Worker {
   // Calls `set_owner` (VHOST_SET_OWNER of one device) from a thread that is placed as asked. Which
   // thread the worker is, is found out when it is first asked for: to look for it in /proc would
   // take half as long as making it. Not finding it is no error: the report says so then.
-  static absl::StatusOr<Worker> Start(kernel_abi::Kernel& kernel, const WorkerPlacement& placement,
+  static absl::StatusOr<Worker> Start(kernel_abi::Kernel& kernel, const TidCounter& tids,
+                                      const WorkerPlacement& placement,
                                       const std::function<absl::Status()>& set_owner);
   // A worker of which nothing is known.
   explicit Worker(std::string unknown_because) : unknown_because_(std::move(unknown_because)) {}

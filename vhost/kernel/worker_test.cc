@@ -51,9 +51,11 @@ class WorkerTest : public testing::Test {
     while (last_tid_ != 0 && ReadThreadFacts(last_tid_).has_value()) std::this_thread::yield();
   }
   absl::StatusOr<Worker> Start(const WorkerPlacement& placement = {}) {
-    return Worker::Start(kernel_abi::LinuxKernel(), placement, [this] { return SetOwner(); });
+    return Worker::Start(kernel_abi::LinuxKernel(), tids_, placement,
+                         [this] { return SetOwner(); });
   }
 
+  const TidCounter tids_;
   std::vector<std::thread> workers_;
   pid_t last_tid_ = 0;
   std::atomic<bool> stop_ = false;
@@ -109,9 +111,10 @@ TEST_F(WorkerTest, ACgroupThatIsNotThereIsNamed) {
 TEST_F(WorkerTest, ThatTheOwnerRequestFailsIsReturnedAsItIs) {
   const absl::Status refused = kernel_abi::MakeSystemError(
       {.error = ENOMEM, .subject = "/dev/vhost-net", .call = "VHOST_SET_OWNER"});
-  EXPECT_EQ(Worker::Start(kernel_abi::LinuxKernel(), {}, [&] { return refused; }).status(),
+  EXPECT_EQ(Worker::Start(kernel_abi::LinuxKernel(), tids_, {}, [&] { return refused; }).status(),
             refused);
-  EXPECT_EQ(Worker::Start(kernel_abi::LinuxKernel(), {.nice = 5}, [&] { return refused; }).status(),
+  EXPECT_EQ(Worker::Start(kernel_abi::LinuxKernel(), tids_, {.nice = 5}, [&] { return refused; })
+                .status(),
             refused);
 }
 
@@ -127,7 +130,7 @@ TEST_F(WorkerTest, AWorkerThatIsGoneIsNoLongerDescribed) {
 
 TEST_F(WorkerTest, AWorkerThatCannotBeSeenIsSaidToBeUnknown) {
   const absl::StatusOr<Worker> worker =
-      Worker::Start(kernel_abi::LinuxKernel(), {}, [] { return absl::OkStatus(); });
+      Worker::Start(kernel_abi::LinuxKernel(), tids_, {}, [] { return absl::OkStatus(); });
   ASSERT_TRUE(worker.ok());
   EXPECT_EQ(worker->tid(), 0);
   EXPECT_THAT(worker->Report().unknown_because, HasSubstr("not to be seen in /proc"));
