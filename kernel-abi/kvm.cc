@@ -124,6 +124,10 @@ std::string Describe(const kvm_vcpu_events& events) {
 std::string Describe(const kvm_xcrs& registers) {
   return absl::StrFormat("%u registers, xcr0=%#x", registers.nr_xcrs, registers.xcrs[0].value);
 }
+
+std::string Describe(const kvm_debugregs& registers) {
+  return absl::StrFormat("dr6=%#x dr7=%#x", registers.dr6, registers.dr7);
+}
 #endif
 
 namespace kernel_abi {

@@ -43,6 +43,7 @@ std::string Describe(const kvm_clock_data& clock);
 std::string Describe(const kvm_interrupt& interrupt);
 std::string Describe(const kvm_vcpu_events& events);
 std::string Describe(const kvm_xcrs& registers);
+std::string Describe(const kvm_debugregs& registers);
 #endif
 
 namespace kernel_abi {
@@ -159,6 +160,8 @@ inline constexpr Request<kvm_vcpu_events> kKvmGetVcpuEvents{KVM_GET_VCPU_EVENTS,
                                                             "KVM_GET_VCPU_EVENTS"};
 inline constexpr Request<kvm_vcpu_events> kKvmSetVcpuEvents{KVM_SET_VCPU_EVENTS,
                                                             "KVM_SET_VCPU_EVENTS"};
+inline constexpr Request<kvm_debugregs> kKvmGetDebugregs{KVM_GET_DEBUGREGS, "KVM_GET_DEBUGREGS"};
+inline constexpr Request<kvm_debugregs> kKvmSetDebugregs{KVM_SET_DEBUGREGS, "KVM_SET_DEBUGREGS"};
 inline constexpr Request<kvm_xcrs> kKvmGetXcrs{KVM_GET_XCRS, "KVM_GET_XCRS"};
 inline constexpr Request<kvm_xcrs> kKvmSetXcrs{KVM_SET_XCRS, "KVM_SET_XCRS"};
 inline constexpr Request<Nothing> kKvmKvmclockCtrl{KVM_KVMCLOCK_CTRL, "KVM_KVMCLOCK_CTRL"};

@@ -11,10 +11,15 @@ constexpr uint32_t kFeatures = 0x1;
 constexpr uint32_t kCaches = 0x4;
 constexpr uint32_t kTopology = 0xB;
 constexpr uint32_t kTopologyV2 = 0x1F;
+constexpr uint32_t kAmdFeatures = 0x8000'0001;
 constexpr uint32_t kAmdSizes = 0x8000'0008;
 constexpr uint32_t kAmdCaches = 0x8000'001D;
 constexpr uint32_t kAmdTopology = 0x8000'001E;
 
+// No guest runs guests of its own: a vCPU that is in its guest mode cannot be put back to its
+// start.
+constexpr uint32_t kEcxVmx = 1U << 5;
+constexpr uint32_t kAmdEcxSvm = 1U << 2;
 constexpr uint32_t kEcxHypervisor = 1U << 31;
 constexpr uint32_t kEcxTscDeadline = 1U << 24;
 constexpr uint32_t kEdxHyperthreading = 1U << 28;
@@ -45,6 +50,7 @@ kernel_abi::CpuidTable VcpuCpuid(const kernel_abi::CpuidTable& supported, uint32
       case kFeatures:
         leaf.ebx = WithBits(leaf.ebx, 24, 8, cpu);
         leaf.ebx = WithBits(leaf.ebx, 16, 8, std::min<uint32_t>(id_space, 255));
+        leaf.ecx &= ~kEcxVmx;
         leaf.ecx |= kEcxHypervisor | (tsc_deadline ? kEcxTscDeadline : 0);
         if (cpus > 1) leaf.edx |= kEdxHyperthreading;
         break;
@@ -58,6 +64,9 @@ kernel_abi::CpuidTable VcpuCpuid(const kernel_abi::CpuidTable& supported, uint32
         continue;  // made anew below
       case kTopologyV2:
         continue;  // says nothing that the older one does not
+      case kAmdFeatures:
+        leaf.ecx &= ~kAmdEcxSvm;
+        break;
       case kAmdSizes:
         leaf.ecx = WithBits(leaf.ecx, 0, 8, cpus - 1);
         leaf.ecx = WithBits(leaf.ecx, 12, 4, id_bits);

@@ -103,11 +103,12 @@ TEST(Rtc, TellsTheHostsTimeInBcd) {
 TEST(Cpuid, EachVcpuHasItsIdAndOneSocketOfCores) {
   kernel_abi::CpuidTable supported({
       {.function = 0, .eax = 0x1F},
-      {.function = 1, .ebx = 0xAB12'3456},
+      {.function = 1, .ebx = 0xAB12'3456, .ecx = 1U << 5},
       {.function = 4, .eax = 0x7C00'0121 | 0xFFF << 14},  // L1 of another topology
       {.function = 4, .index = 3, .eax = 0x163},
       {.function = 0xB, .edx = 77},
       {.function = 0x1F, .edx = 77},
+      {.function = 0x8000'0001, .ecx = 0x7},
       {.function = 0x8000'0008, .ecx = 0xFFF},
       {.function = 0x8000'001E, .eax = 99, .ebx = 0xFFFF, .ecx = 0xFFFF},
   });
@@ -119,9 +120,11 @@ TEST(Cpuid, EachVcpuHasItsIdAndOneSocketOfCores) {
   EXPECT_EQ(features.ebx >> 24, 2U);
   EXPECT_EQ(features.ebx >> 16 & 0xFF, 4U);  // room for ids of two bits
   EXPECT_EQ(features.ebx & 0xFFFF, 0x3456U);
-  EXPECT_NE(features.ecx & 1U << 31, 0U);  // a hypervisor
-  EXPECT_NE(features.ecx & 1U << 24, 0U);  // TSC deadline
-  EXPECT_NE(features.edx & 1U << 28, 0U);  // more than one processor
+  EXPECT_NE(features.ecx & 1U << 31, 0U);            // a hypervisor
+  EXPECT_EQ(features.ecx & 1U << 5, 0U);             // that runs no other: VMX
+  EXPECT_EQ(leaves.at({0x8000'0001, 0}).ecx, 0x3U);  // SVM
+  EXPECT_NE(features.ecx & 1U << 24, 0U);            // TSC deadline
+  EXPECT_NE(features.edx & 1U << 28, 0U);            // more than one processor
   EXPECT_EQ((leaves.at({4, 0}).eax >> 14 & 0xFFF), 0U);
   EXPECT_EQ((leaves.at({4, 3}).eax >> 14 & 0xFFF), 2U);
   EXPECT_EQ(leaves.at({0xB, 0}).edx, 2U);

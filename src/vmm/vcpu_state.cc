@@ -51,6 +51,7 @@ absl::StatusOr<VcpuState> VcpuState::Capture(const kernel_abi::Subject& vcpu) {
            Call(vcpu, kernel_abi::kKvmGetXcrs, state.extended_control_registers_).status(),
            Call(vcpu, kernel_abi::kKvmGetLapic, state.local_apic_).status(),
            Call(vcpu, kernel_abi::kKvmGetVcpuEvents, state.events_).status(),
+           Call(vcpu, kernel_abi::kKvmGetDebugregs, state.debug_registers_).status(),
            Call(vcpu, kernel_abi::kKvmGetMpState, state.mp_state_).status(),
        }) {
     if (!status.ok()) return status;
@@ -81,6 +82,7 @@ absl::Status VcpuState::Restore(const kernel_abi::Subject& vcpu) const {
            Call(vcpu, kernel_abi::kKvmSetXcrs, state.extended_control_registers_).status(),
            Call(vcpu, kernel_abi::kKvmSetLapic, state.local_apic_).status(),
            Call(vcpu, kernel_abi::kKvmSetVcpuEvents, state.events_).status(),
+           Call(vcpu, kernel_abi::kKvmSetDebugregs, state.debug_registers_).status(),
            Call(vcpu, kernel_abi::kKvmSetMpState, state.mp_state_).status(),
        }) {
     if (!status.ok()) return status;

@@ -24,6 +24,7 @@ class VcpuState {
   kvm_xcrs extended_control_registers_{};
   kvm_lapic_state local_apic_{};
   kvm_vcpu_events events_{};
+  kvm_debugregs debug_registers_{};
   kvm_mp_state mp_state_{};
   kernel_abi::MsrTable msrs_;  // those of the list in the .cc that this vCPU has
 };
