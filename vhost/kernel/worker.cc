@@ -1,85 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 #include "vhost/kernel/worker.h"
 
-#include <fcntl.h>
 #include <pthread.h>
-#include <sched.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <functional>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "kernel-abi/system_error.h"
-#include "kernel-abi/unique_fd.h"
 
 namespace vhost {
 namespace {
 
+constexpr char kWho[] = "vhost worker";
 constexpr size_t kPlacedThreadStackBytes = 64 * 1024;
-
-absl::Status PlacementError(int error, absl::string_view what, absl::string_view call,
-                            std::string arguments, absl::string_view advice) {
-  return kernel_abi::MakeSystemError({.error = error,
-                                      .subject = absl::StrCat("vhost worker ", what),
-                                      .call = std::string(call),
-                                      .arguments = std::move(arguments)},
-                                     advice);
-}
-
-absl::Status PlaceOnCpus(kernel_abi::Kernel& kernel, pid_t tid, const std::vector<int>& cpus) {
-  if (cpus.empty()) return absl::OkStatus();
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  for (int cpu : cpus) {
-    if (cpu < 0 || cpu >= CPU_SETSIZE) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("vhost worker CPU ", cpu, " is not from 0 to ", CPU_SETSIZE - 1));
-    }
-    CPU_SET(static_cast<size_t>(cpu), &set);
-  }
-  const int result = kernel.SetAffinity(tid, set);
-  if (result >= 0) return absl::OkStatus();
-  return PlacementError(-result, "CPUs", "sched_setaffinity",
-                        absl::StrCat("cpus=", absl::StrJoin(cpus, ",")),
-                        result == -EINVAL ? "none of these CPUs is there for this process" : "");
-}
-
-absl::Status PlaceAtNice(kernel_abi::Kernel& kernel, pid_t tid, std::optional<int> nice) {
-  if (!nice.has_value()) return absl::OkStatus();
-  const int result = kernel.SetNice(tid, *nice);
-  if (result >= 0) return absl::OkStatus();
-  return PlacementError(-result, "nice", "setpriority", absl::StrCat("nice=", *nice),
-                        result == -EACCES || result == -EPERM
-                            ? "a lower value needs CAP_SYS_NICE or RLIMIT_NICE"
-                            : "");
-}
-
-// Moves the calling thread.
-absl::Status PlaceInCgroup(kernel_abi::Kernel& kernel, const std::string& cgroup) {
-  if (cgroup.empty()) return absl::OkStatus();
-  // Version 2 has cgroup.threads, version 1 has tasks; 0 is the thread that writes.
-  std::string file = absl::StrCat(cgroup, "/cgroup.threads");
-  kernel_abi::UniqueFd fd(kernel.Open(file.c_str(), O_WRONLY));
-  if (fd.get() == -ENOENT) {
-    file = absl::StrCat(cgroup, "/tasks");
-    fd = kernel_abi::UniqueFd(kernel.Open(file.c_str(), O_WRONLY));
-  }
-  if (!fd.valid()) {
-    return PlacementError(-fd.get(), "cgroup", "open", file,
-                          fd.get() == -ENOENT ? "make the cgroup first" : "");
-  }
-  const ssize_t result = kernel.Write(fd.get(), "0", 1);
-  if (result >= 0) return absl::OkStatus();
-  return PlacementError(static_cast<int>(-result), "cgroup", "write", file,
-                        result == -EOPNOTSUPP
-                            ? "a single thread moves only within a threaded subtree: write "
-                              "`threaded` to cgroup.type of a cgroup below the process's own"
-                            : "");
-}
 
 // Runs `work` on a thread of its own and waits for it.
 absl::Status OnShortLivedThread(const std::function<absl::Status()>& work) {
@@ -105,7 +41,7 @@ absl::Status OnShortLivedThread(const std::function<absl::Status()>& work) {
   }
   if (error != 0) {
     return kernel_abi::MakeSystemError(
-        {.error = error, .subject = "vhost worker", .call = "pthread_create"},
+        {.error = error, .subject = kWho, .call = "pthread_create"},
         "check the limits of threads: ulimit -u, the cgroup's pids.max");
   }
   return task.result;
@@ -134,16 +70,13 @@ absl::StatusOr<Worker> Worker::Start(kernel_abi::Kernel& kernel, const TidCounte
     return Worker(birth);
   }
   absl::Status status = OnShortLivedThread([&]() -> absl::Status {
-    if (absl::Status placed = PlaceOnCpus(kernel, 0, placement.cpus); !placed.ok()) return placed;
-    if (absl::Status placed = PlaceAtNice(kernel, 0, placement.nice); !placed.ok()) return placed;
-    if (absl::Status placed = PlaceInCgroup(kernel, placement.cgroup); !placed.ok()) return placed;
-    return become_owner();
+    absl::Status placed = PlaceCallingThread(kernel, placement, kWho);
+    return placed.ok() ? become_owner() : placed;
   });
   if (!status.ok()) return status;
   Worker worker(birth);
   if (const Found& found = worker.Find(); found.is_kernel_thread) {
-    status = PlaceOnCpus(kernel, found.tid, placement.cpus);
-    if (status.ok()) status = PlaceAtNice(kernel, found.tid, placement.nice);
+    status = PlaceThread(kernel, found.tid, placement, kWho);
     if (!status.ok()) return status;
   }
   return worker;

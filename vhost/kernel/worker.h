@@ -16,7 +16,6 @@
 #include <functional>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -24,18 +23,9 @@
 #include "kernel-abi/unique_fd.h"
 #include "vhost/kernel/proc_thread.h"
 #include "vhost/report.h"
+#include "vhost/worker_placement.h"
 
 namespace vhost {
-
-// Where a worker runs; what is empty stays as it is in the process.
-struct WorkerPlacement {
-  std::vector<int> cpus;
-  std::optional<int> nice;  // -20 to 19
-  // A cgroup's directory. Of version 2: one of the "threaded" kind, below the process's own.
-  std::string cgroup;
-
-  bool empty() const { return cpus.empty() && !nice.has_value() && cgroup.empty(); }
-};
 
 class Worker {
  public:
