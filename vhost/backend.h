@@ -37,6 +37,12 @@ namespace vhost {
 // last_avail and its wrap counter in the low 16 bits, last_used and its in the high).
 using VringBase = uint32_t;
 
+// Where a ring begins that nobody has served yet. A packed ring begins with both wrap counters at 1
+// (virtio 1.3, 2.8.1).
+constexpr VringBase InitialBase(VringLayout layout) {
+  return layout == VringLayout::kPacked ? 0x8000'8000 : 0;
+}
+
 // One vring with everything that a backend needs to serve it. The fds are lent for the time from
 // start to stop; a backend in the kernel or in another process holds copies of its own.
 struct BackendVring {

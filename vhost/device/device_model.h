@@ -21,7 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "vhost/features.h"
-#include "vhost/inprocess/split_queue.h"
+#include "vhost/inprocess/virtqueue.h"
 #include "vhost/report.h"
 
 namespace vhost {
@@ -72,7 +72,7 @@ class DeviceModel {
   // Serves a local queue. Called after a start, after a kick, and as KickQueue asked. Takes no more
   // chains than the ring is long: true asks to be called again, once others had their turn. An
   // error is the driver's fault, and the end until it resets the device.
-  virtual absl::StatusOr<bool> Serve(int queue, inprocess::SplitQueue& ring) = 0;
+  virtual absl::StatusOr<bool> Serve(int queue, inprocess::Virtqueue& ring) = 0;
   // Nothing runs: all that the driver set is as after creation.
   virtual void Reset() = 0;
 

@@ -52,19 +52,18 @@ class EchoModel final : public DeviceModel {
     return prepare_error;
   }
   bool is_active(int queue) const override { return queue < 2 || second_pair; }
-  absl::StatusOr<bool> Serve(int, inprocess::SplitQueue& ring) override {
+  absl::StatusOr<bool> Serve(int, inprocess::Virtqueue& ring) override {
     ++served;
     do {
       ring.DisableKicks();
-      while (true) {
-        auto chain = ring.Take();
-        if (!chain.ok()) return chain.status();
-        if (!chain->has_value()) break;
-        std::vector<std::byte> bytes((*chain)->readable_bytes());
-        if (!(*chain)->Read(0, bytes).ok()) return absl::InternalError("read");
-        if (!(*chain)->Write(0, bytes).ok()) return absl::InvalidArgumentError("no room to answer");
-        (*chain)->Return(static_cast<uint32_t>(bytes.size()));
+      inprocess::Chain chain;
+      while (ring.Take(chain)) {
+        std::vector<std::byte> bytes(chain.readable_bytes());
+        if (!chain.Read(0, bytes).ok()) return absl::InternalError("read");
+        if (!chain.Write(0, bytes).ok()) return absl::InvalidArgumentError("no room to answer");
+        chain.Return(static_cast<uint32_t>(bytes.size()));
       }
+      if (!ring.broken().ok()) return ring.broken();
       ring.SignalUsed();
     } while (ring.EnableKicks());
     return false;

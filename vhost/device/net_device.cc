@@ -149,21 +149,23 @@ absl::Status NetDevice::SetQueuePairs(int pairs) {
   return status;
 }
 
-absl::StatusOr<bool> NetDevice::Serve(int, inprocess::SplitQueue& ring) {
+absl::StatusOr<bool> NetDevice::Serve(int, inprocess::Virtqueue& ring) {
   ring.DisableKicks();
   for (int left = kCommandsPerTurn; left > 0; --left) {
-    absl::StatusOr<std::optional<inprocess::DescChain>> chain = ring.Take();
-    if (!chain.ok()) return chain.status();
-    // If one came meanwhile, it is for another turn: a driver that moves its index to and fro must
-    // not keep us here.
-    if (!chain->has_value()) return ring.EnableKicks();
-    if (absl::Status status = Answer(**std::move(chain)); !status.ok()) return status;
+    inprocess::Chain chain;
+    if (!ring.Take(chain)) {
+      if (!ring.broken().ok()) return ring.broken();
+      // If one came meanwhile, it is for another turn: a driver that moves its index to and fro
+      // must not keep us here.
+      return ring.EnableKicks();
+    }
+    if (absl::Status status = Answer(std::move(chain)); !status.ok()) return status;
     ring.SignalUsed();
   }
   return true;
 }
 
-absl::Status NetDevice::Answer(inprocess::DescChain chain) {
+absl::Status NetDevice::Answer(inprocess::Chain chain) {
   // 5.1.6.5: what the device reads, then a byte for its answer.
   if (chain.writable_bytes() < 1) {
     return absl::InvalidArgumentError("a command without room for its answer");

@@ -57,14 +57,14 @@ class NetDevice final : public DeviceModel, private NetControlTarget {
   void WriteConfig(uint32_t, std::span<const std::byte>) override {}  // 5.1.4: all is read-only
   absl::Status Prepare(VirtioFeatures acked) override;
   bool is_active(int queue) const override { return queue < 2 * active_pairs_; }
-  absl::StatusOr<bool> Serve(int queue, inprocess::SplitQueue& ring) override;
+  absl::StatusOr<bool> Serve(int queue, inprocess::Virtqueue& ring) override;
   void Reset() override;
   void Describe(DeviceReport& report) const override;
 
  private:
   NetDevice(std::unique_ptr<NetPort> port, NetDeviceOptions options);
   VirtioFeatures WantedFeatures() const;
-  absl::Status Answer(inprocess::DescChain chain);
+  absl::Status Answer(inprocess::Chain chain);
 
   // NetControlTarget.
   int max_queue_pairs() const override { return options_.queue_pairs; }

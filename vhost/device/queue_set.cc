@@ -45,7 +45,7 @@ void QueueSet::ClearQueue(int queue) {
   Queue& q = queues_[queue];
   q.setup = {.size = model_.queue_max_size(queue)};
   q.enabled = false;
-  q.base = 0;
+  q.base.reset();
   if (q.watched_fd >= 0 && q.watched_fd == q.lent_kick_fd) RetireWatch(q);
   q.lent_kick_fd = -1;
   q.lent_call_fd = -1;
@@ -81,7 +81,7 @@ BackendVring QueueSet::ForBackend(int queue, const Vring& vring) {
   const Queue& q = queues_[queue];
   return {.queue = queue,
           .vring = vring,
-          .base = q.base,
+          .base = q.base.value_or(InitialBase(vring.layout())),
           .kick_fd = q.kick_in_use(),
           .call_fd = q.call_in_use()};
 }
@@ -137,7 +137,7 @@ std::vector<StoppedVring> QueueSet::Stop() {
   for (int queue = 0; queue < count(); ++queue) {
     if (queues_[queue].server == Server::kDevice) {
       StopLocal(queue);
-      stopped.push_back({queue, queues_[queue].base});
+      stopped.push_back({queue, *queues_[queue].base});
     }
     queues_[queue].server = Server::kNobody;
     queues_[queue].vring.reset();
@@ -149,10 +149,6 @@ std::vector<StoppedVring> QueueSet::Stop() {
 
 absl::Status QueueSet::StartLocal(int queue, const Vring& vring) {
   Queue& q = queues_[queue];
-  if (vring.layout() != VringLayout::kSplit) {
-    return absl::UnimplementedError(
-        absl::StrCat(Label(queue), ": packed rings are not served by the device itself"));
-  }
   const int kick_fd = q.kick_in_use();
   if (q.watched_fd != kick_fd) {
     RetireWatch(q);
@@ -162,11 +158,11 @@ absl::Status QueueSet::StartLocal(int queue, const Vring& vring) {
     q.watch = *std::move(watch);
     q.watched_fd = kick_fd;
   }
-  q.ring = std::make_unique<inprocess::SplitQueue>(
-      kernel_, vring, static_cast<uint16_t>(q.base),
-      inprocess::SplitQueue::Options{.event_idx = acked_.Has(VirtioFeature::kEventIdx),
-                                     .indirect_desc = acked_.Has(VirtioFeature::kIndirectDesc)},
-      memory_, q.call_in_use());
+  const VringBase base = q.base.value_or(InitialBase(vring.layout()));
+  std::unique_ptr<inprocess::Virtqueue> ring =
+      inprocess::Virtqueue::Create(kernel_, vring, base, acked_, memory_, q.call_in_use());
+  if (!ring->broken().ok()) return kernel_abi::AddContext(ring->broken(), Label(queue));
+  q.ring = std::move(ring);
   q.vring = vring;
   q.server = Server::kDevice;
   // One kick and one call, as after every start: nothing that came before is missed.

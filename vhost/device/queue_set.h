@@ -30,7 +30,7 @@
 #include "vhost/device/backend_selector.h"
 #include "vhost/device/device_model.h"
 #include "vhost/event_loop.h"
-#include "vhost/inprocess/split_queue.h"
+#include "vhost/inprocess/virtqueue.h"
 #include "vhost/vring.h"
 
 namespace vhost {
@@ -120,12 +120,12 @@ class QueueSet {
     kernel_abi::EventFd call;
     VringSetup setup{};
     bool enabled = false;
-    VringBase base = 0;
+    std::optional<VringBase> base{};  // nullopt: from the beginning
     int lent_kick_fd = -1;
     int lent_call_fd = -1;
     Server server = Server::kNobody;
-    std::optional<Vring> vring{};                   // while somebody serves it
-    std::unique_ptr<inprocess::SplitQueue> ring{};  // while the device does
+    std::optional<Vring> vring{};                  // while somebody serves it
+    std::unique_ptr<inprocess::Virtqueue> ring{};  // while the device does
     // Kept between runs: queues are watched for as long as the device lives, in general.
     std::unique_ptr<Watch> watch{};
     int watched_fd = -1;

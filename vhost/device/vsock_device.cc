@@ -77,17 +77,18 @@ absl::Status VsockDevice::SendTransportReset(uint64_t guest_cid) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> VsockDevice::Serve(int, inprocess::SplitQueue& ring) {
+absl::StatusOr<bool> VsockDevice::Serve(int, inprocess::Virtqueue& ring) {
   // A driver puts buffers in ahead of time, and we take one when there is something to say. Only a
   // driver that left none has to kick when it has one.
   ring.DisableKicks();
   while (reset_pending_) {
-    absl::StatusOr<std::optional<inprocess::DescChain>> chain = ring.Take();
-    if (!chain.ok()) return chain.status();
-    // If one came meanwhile, it is for another turn: a driver that moves its index to and fro must
-    // not keep us here.
-    if (!chain->has_value()) return ring.EnableKicks();
-    inprocess::DescChain& buffer = **chain;
+    inprocess::Chain buffer;
+    if (!ring.Take(buffer)) {
+      if (!ring.broken().ok()) return ring.broken();
+      // If one came meanwhile, it is for another turn: a driver that moves its index to and fro
+      // must not keep us here.
+      return ring.EnableKicks();
+    }
     const kernel_abi::VirtioVsockEvent event{.id = kernel_abi::kVsockEventTransportReset};
     if (buffer.writable_bytes() < sizeof(event)) {
       return absl::InvalidArgumentError("a buffer too small for an event");

@@ -44,7 +44,7 @@ class VsockDevice final : public DeviceModel {
   void WriteConfig(uint32_t, std::span<const std::byte>) override {}  // 5.10.4: read-only
   absl::Status Prepare(VirtioFeatures) override { return absl::OkStatus(); }
   bool is_active(int) const override { return true; }
-  absl::StatusOr<bool> Serve(int queue, inprocess::SplitQueue& ring) override;
+  absl::StatusOr<bool> Serve(int queue, inprocess::Virtqueue& ring) override;
   void Reset() override { reset_pending_ = false; }
   void Describe(DeviceReport& report) const override { report.guest_cid = guest_cid_; }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-#include "vhost/inprocess/split_queue.h"
+#include "vhost/inprocess/virtqueue.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -29,25 +29,36 @@ class SplitQueueTest : public ::testing::Test {
  protected:
   void Build(DriverRing::Options options = {}, uint16_t base = 0) {
     ring_ = std::make_unique<DriverRing>(ram_, options);
-    Serve({.event_idx = options.event_idx, .indirect_desc = true}, base);
+    VirtioFeatures acked = {VirtioFeature::kIndirectDesc};
+    if (options.event_idx) acked.Set(VirtioFeature::kEventIdx);
+    Serve(acked, base);
   }
-  void Serve(SplitQueue::Options options, uint16_t base = 0) {
+  void Serve(VirtioFeatures acked, uint16_t base = 0) {
     auto vring = Vring::Create(ring_->setup(), VringLayout::kSplit, *memory_);
     ASSERT_TRUE(vring.ok()) << vring.status();
-    queue_ = std::make_unique<SplitQueue>(kernel_abi::LinuxKernel(), *vring, base, options, memory_,
-                                          call_->get());
+    queue_.reset();  // The old one publishes before the new one looks.
+    queue_ =
+        Virtqueue::Create(kernel_abi::LinuxKernel(), *vring, base, acked, memory_, call_->get());
   }
-  DescChain MustTake() {
-    auto chain = queue_->Take();
-    EXPECT_TRUE(chain.ok()) << chain.status();
-    EXPECT_TRUE(chain->has_value());
-    return std::move(**chain);
+  Chain MustTake() {
+    Chain chain;
+    EXPECT_TRUE(queue_->Take(chain)) << queue_->broken();
+    return chain;
   }
   bool NothingToTake() {
-    auto chain = queue_->Take();
-    return chain.ok() && !chain->has_value();
+    Chain chain;
+    return !queue_->Take(chain) && queue_->broken().ok();
   }
-  static std::string Text(const DescChain& chain) {
+  absl::Status TakeError() {
+    Chain chain;
+    EXPECT_FALSE(queue_->Take(chain));
+    return queue_->broken();
+  }
+  void ReturnAndFlush(Chain chain, uint32_t written) {
+    chain.Return(written);
+    queue_->Flush();
+  }
+  static std::string Text(const Chain& chain) {
     std::string text(chain.readable_bytes(), '\0');
     EXPECT_TRUE(chain.Read(0, std::as_writable_bytes(std::span(text))).ok());
     return text;
@@ -61,7 +72,7 @@ class SplitQueueTest : public ::testing::Test {
   std::unique_ptr<DriverRing> ring_;
   absl::StatusOr<kernel_abi::EventFd> call_ =
       kernel_abi::EventFd::Create(kernel_abi::LinuxKernel());
-  std::unique_ptr<SplitQueue> queue_;
+  std::unique_ptr<Virtqueue> queue_;
 };
 
 TEST_F(SplitQueueTest, AnswersWhatTheDriverAsked) {
@@ -69,12 +80,13 @@ TEST_F(SplitQueueTest, AnswersWhatTheDriverAsked) {
   EXPECT_TRUE(NothingToTake());
   const uint16_t head =
       ring_->Chain().Readable("pi").Readable("ng").Writable(3).Writable(9).Publish();
-  DescChain chain = MustTake();
+  Chain chain = MustTake();
   EXPECT_EQ(Text(chain), "ping");
   EXPECT_EQ(chain.writable_bytes(), 12u);
   ASSERT_TRUE(chain.Write(0, AsBytes("pong!")).ok());
   EXPECT_FALSE(ring_->TakeUsed().has_value());
   chain.Return(5);
+  queue_->Flush();
   const auto used = ring_->TakeUsed();
   ASSERT_TRUE(used.has_value());
   EXPECT_EQ(used->head, head);
@@ -86,19 +98,20 @@ TEST_F(SplitQueueTest, AnswersWhatTheDriverAsked) {
 TEST_F(SplitQueueTest, ReadsAndWritesFromTheMiddleAcrossDescriptors) {
   Build();
   ring_->Chain().Readable("abc").Readable("defg").Writable(2).Writable(2).Publish();
-  DescChain chain = MustTake();
+  Chain chain = MustTake();
   std::string middle(4, '\0');
   ASSERT_TRUE(chain.Read(2, std::as_writable_bytes(std::span(middle))).ok());
   EXPECT_EQ(middle, "cdef");
   ASSERT_TRUE(chain.Write(1, AsBytes("xyz")).ok());
   chain.Return(4);
+  queue_->Flush();
   EXPECT_EQ(ring_->TakeUsed()->text().substr(1), "xyz");
 }
 
 TEST_F(SplitQueueTest, RefusesToReadOrWriteBeyondAChain) {
   Build();
   ring_->Chain().Readable("abc").Writable(2).Publish();
-  DescChain chain = MustTake();
+  Chain chain = MustTake();
   std::array<std::byte, 4> four{};
   EXPECT_EQ(chain.Read(0, four).code(), absl::StatusCode::kOutOfRange);
   EXPECT_EQ(chain.Read(~uint64_t{0}, four).code(), absl::StatusCode::kOutOfRange);
@@ -109,7 +122,8 @@ TEST_F(SplitQueueTest, RefusesToReadOrWriteBeyondAChain) {
 TEST_F(SplitQueueTest, ReturnsADroppedChainWithoutBytes) {
   Build();
   ring_->Chain().Writable(8).Publish();
-  { DescChain dropped = MustTake(); }
+  { Chain dropped = MustTake(); }
+  queue_->Flush();
   EXPECT_EQ(ring_->TakeUsed()->written, 0u);
   EXPECT_EQ(queue_->in_flight(), 0);
 }
@@ -117,11 +131,12 @@ TEST_F(SplitQueueTest, ReturnsADroppedChainWithoutBytes) {
 TEST_F(SplitQueueTest, ReturnsAChainOnceHoweverOftenItIsMovedAndReturned) {
   Build();
   ring_->Chain().Writable(8).Publish();
-  DescChain first = MustTake();
-  DescChain second = std::move(first);
+  Chain first = MustTake();
+  Chain second = std::move(first);
   first.Return(1);  // NOLINT(bugprone-use-after-move): that is the point.
   second.Return(2);
   second.Return(3);
+  queue_->Flush();
   EXPECT_EQ(ring_->TakeUsed()->written, 2u);
   EXPECT_FALSE(ring_->TakeUsed().has_value());
 }
@@ -129,7 +144,7 @@ TEST_F(SplitQueueTest, ReturnsAChainOnceHoweverOftenItIsMovedAndReturned) {
 TEST_F(SplitQueueTest, NeverReportsMoreBytesThanAChainHasRoomFor) {
   Build();
   ring_->Chain().Writable(8).Publish();
-  MustTake().Return(100);
+  ReturnAndFlush(MustTake(), 100);
   EXPECT_EQ(ring_->TakeUsed()->written, 8u);
 }
 
@@ -137,11 +152,12 @@ TEST_F(SplitQueueTest, ReturnsChainsInAnyOrder) {
   Build();
   const uint16_t a = ring_->Chain().Writable(1).Publish();
   const uint16_t b = ring_->Chain().Writable(1).Publish();
-  DescChain first = MustTake();
-  DescChain second = MustTake();
+  Chain first = MustTake();
+  Chain second = MustTake();
   EXPECT_EQ(queue_->in_flight(), 2);
   second.Return(1);
   first.Return(1);
+  queue_->Flush();
   EXPECT_EQ(ring_->TakeUsed()->head, b);
   EXPECT_EQ(ring_->TakeUsed()->head, a);
 }
@@ -149,7 +165,7 @@ TEST_F(SplitQueueTest, ReturnsChainsInAnyOrder) {
 TEST_F(SplitQueueTest, FollowsAnIndirectTable) {
   Build();
   ring_->Chain().Readable("in").Readable("direct").Writable(4).Indirect().Publish();
-  DescChain chain = MustTake();
+  Chain chain = MustTake();
   EXPECT_EQ(Text(chain), "indirect");
   EXPECT_EQ(chain.writable_bytes(), 4u);
 }
@@ -162,7 +178,7 @@ TEST_F(SplitQueueTest, TakesAnIndirectDescriptorBehindDirectOnesAndIgnoresItsWri
   ring_->PutDesc(0, {Value(ram_.Allocate(4)), 4, kDescFNext, 1});
   ring_->PutDesc(1, {Value(table), sizeof(inner), kDescFIndirect | kDescFWrite, 0});
   ring_->PutAvailable(0);
-  DescChain chain = MustTake();
+  Chain chain = MustTake();
   EXPECT_EQ(chain.readable_bytes(), 4u);
   EXPECT_EQ(chain.writable_bytes(), 8u);
 }
@@ -173,7 +189,7 @@ TEST_F(SplitQueueTest, GoesOnFromABaseAndAroundTheEndOfTheIndices) {
   for (int i = 0; i < 10; ++i) {
     ring_->PutDesc(0, {Value(ram_.Allocate(4)), 4, kDescFWrite, 0});
     ring_->PutAvailable(0);
-    MustTake().Return(4);
+    ReturnAndFlush(MustTake(), 4);
     EXPECT_EQ(ring_->used_index(), i + 1);
   }
   EXPECT_EQ(queue_->base(), 8);
@@ -183,11 +199,11 @@ TEST_F(SplitQueueTest, CountsUsedEntriesOnFromAServerBeforeIt) {
   Build();
   for (int i = 0; i < 3; ++i) {
     ring_->Chain().Writable(1).Publish();
-    MustTake().Return(1);
+    ReturnAndFlush(MustTake(), 1);
   }
   Serve({}, queue_->base());
   ring_->Chain().Writable(1).Publish();
-  MustTake().Return(1);
+  ReturnAndFlush(MustTake(), 1);
   EXPECT_EQ(ring_->used_index(), 4);
 }
 
@@ -196,14 +212,14 @@ TEST_F(SplitQueueTest, CountsUsedEntriesOnFromAServerBeforeIt) {
 TEST_F(SplitQueueTest, SignalsWhenTheDriverWantsInterruptsAndOnlyThen) {
   Build();
   ring_->Chain().Writable(1).Publish();
-  MustTake().Return(1);
+  ReturnAndFlush(MustTake(), 1);
   queue_->SignalUsed();
   EXPECT_TRUE(call_->Drain());
   queue_->SignalUsed();  // Nothing new.
   EXPECT_FALSE(call_->Drain());
   ring_->WantInterrupts(false);
   ring_->Chain().Writable(1).Publish();
-  MustTake().Return(1);
+  ReturnAndFlush(MustTake(), 1);
   queue_->SignalUsed();
   EXPECT_FALSE(call_->Drain());
 }
@@ -213,7 +229,7 @@ TEST_F(SplitQueueTest, SignalsOnceTheUsedIndexPassesTheDriversEvent) {
   ring_->WantInterruptAfter(1);
   for (const bool expected : {false, true, false}) {
     ring_->Chain().Writable(1).Publish();
-    MustTake().Return(1);
+    ReturnAndFlush(MustTake(), 1);
     queue_->SignalUsed();
     EXPECT_EQ(call_->Drain(), expected) << "used index " << ring_->used_index();
   }
@@ -223,7 +239,7 @@ TEST_F(SplitQueueTest, SignalsOnceForABatchThatPassesTheDriversEvent) {
   Build({.event_idx = true});
   ring_->WantInterruptAfter(1);
   for (int i = 0; i < 4; ++i) ring_->Chain().Writable(1).Publish();
-  for (int i = 0; i < 4; ++i) MustTake().Return(1);
+  for (int i = 0; i < 4; ++i) ReturnAndFlush(MustTake(), 1);
   queue_->SignalUsed();
   EXPECT_TRUE(call_->Drain());
 }
@@ -235,12 +251,12 @@ TEST_F(SplitQueueTest, AsksForNoKicksWhileItIsAtWork) {
     ring_->Chain().Writable(1).Publish();
     EXPECT_TRUE(ring_->KickWanted());
     queue_->DisableKicks();
-    MustTake().Return(1);
+    ReturnAndFlush(MustTake(), 1);
     ring_->Chain().Writable(1).Publish();
     EXPECT_FALSE(ring_->KickWanted());
     // What came while kicks were off is seen when they are asked for again.
     EXPECT_TRUE(queue_->EnableKicks());
-    MustTake().Return(1);
+    ReturnAndFlush(MustTake(), 1);
     EXPECT_FALSE(queue_->EnableKicks());
     ring_->Chain().Writable(1).Publish();
     EXPECT_TRUE(ring_->KickWanted());
@@ -262,13 +278,12 @@ TEST_F(SplitQueueTest, LosesNoWakeUpAgainstADriverOnAnotherThread) {
         while (!kick->Drain()) std::this_thread::yield();
         do {
           queue_->DisableKicks();
-          while (true) {
-            auto chain = queue_->Take();
-            ASSERT_TRUE(chain.ok()) << chain.status();
-            if (!chain->has_value()) break;
-            (*chain)->Return(4);
+          Chain chain;
+          while (queue_->Take(chain)) {
+            chain.Return(4);
             ++taken;
           }
+          ASSERT_TRUE(queue_->broken().ok()) << queue_->broken();
           queue_->SignalUsed();
         } while (queue_->EnableKicks());
       }
@@ -408,9 +423,7 @@ TEST_P(HostileSplitQueueTest, BreaksTheRingForGoodAndWritesNothing) {
   Build();
   GetParam().write(*ring_, ram_);
   for (int again = 0; again < 2; ++again) {
-    const auto chain = queue_->Take();
-    ASSERT_FALSE(chain.ok());
-    EXPECT_THAT(std::string(chain.status().message()), HasSubstr(GetParam().message));
+    EXPECT_THAT(std::string(TakeError().message()), HasSubstr(GetParam().message));
   }
   EXPECT_EQ(queue_->base(), 0);
   EXPECT_FALSE(queue_->EnableKicks());
@@ -428,7 +441,7 @@ TEST_F(SplitQueueTest, RefusesIndirectDescriptorsThatWereNotNegotiated) {
   Build();
   Serve({});
   ring_->Chain().Readable("x").Indirect().Publish();
-  EXPECT_THAT(std::string(queue_->Take().status().message()), HasSubstr("not negotiated"));
+  EXPECT_THAT(std::string(TakeError().message()), HasSubstr("not negotiated"));
 }
 
 TEST_F(SplitQueueTest, RefusesAChainLongerThanAUsedLengthCanTell) {
@@ -439,23 +452,24 @@ TEST_F(SplitQueueTest, RefusesAChainLongerThanAUsedLengthCanTell) {
   ring_->PutDesc(0, {Value(big.region().start), 0xffff'ffff, kDescFNext | kDescFWrite, 1});
   ring_->PutDesc(1, {Value(big.region().start), 2, kDescFWrite, 1});
   ring_->PutAvailable(0);
-  EXPECT_THAT(std::string(queue_->Take().status().message()), HasSubstr("2^32"));
+  EXPECT_THAT(std::string(TakeError().message()), HasSubstr("2^32"));
 }
 
 TEST_F(SplitQueueTest, WritesNothingForChainsThatAreReturnedAfterTheRingBroke) {
   Build();
   ring_->Chain().Writable(4).Publish();
-  DescChain chain = MustTake();
+  Chain chain = MustTake();
   ring_->PutAvailable(99);
-  EXPECT_FALSE(queue_->Take().ok());
+  EXPECT_FALSE(TakeError().ok());
   chain.Return(4);
+  queue_->Flush();
   EXPECT_EQ(ring_->used_index(), 0);
 }
 
 TEST_F(SplitQueueTest, UsesWhatItCheckedWhateverTheDriverWritesAfterwards) {
   Build();
   const uint16_t head = ring_->Chain().Readable("checked").Publish();
-  DescChain chain = MustTake();
+  Chain chain = MustTake();
   ring_->PutDesc(head, {Value(ram_.end()), 0xffff'ffff, kDescFNext, 99});
   EXPECT_EQ(Text(chain), "checked");
 }
