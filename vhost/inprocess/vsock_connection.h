@@ -72,6 +72,8 @@ class VsockConnection {
 
   // ---- What is owed to the guest ----
   bool wants_to_send() const { return owed_ != 0; }
+  // Stalled() was called, and the credit has not grown since.
+  bool waits_for_credit() const { return asked_for_credit_; }
   // The next control packet; none if none is owed. Having taken an RST it is closed.
   std::optional<VsockHeader> TakeControl();
   // Bytes of data that may be sent now.
