@@ -60,6 +60,9 @@ constexpr DeviceProperty kNetProperties[] = {
 
 constexpr DeviceProperty kVsockProperties[] = {
     {"id", Kind::kText, "name in messages and for vhostctl (default vsock0, vsock1, ...)"},
+    {"uds-path", Kind::kText,
+     "unix socket where host programs reach the guest when this process serves the device (needed "
+     "for that): PATH and \"CONNECT <port>\"; the guest's calls go to PATH_<port>"},
     {"guest-cid", Kind::kNumber, "context id of the guest (default: the first free one)", 3,
      0xFFFF'FFFE},
     {"vhost", Kind::kText, kPolicy},
@@ -78,7 +81,15 @@ constexpr DeviceProperty Feature(const char* name, const char* meaning,
   return {.name = name, .kind = Kind::kSwitch, .meaning = meaning, .features = features};
 }
 
-// Features that are offered where the host has them, unless they are switched off.
+constexpr DeviceProperty FeatureOff(const char* name, const char* meaning,
+                                    vhost::VirtioFeatures features) {
+  DeviceProperty property = Feature(name, meaning, features);
+  property.is_on = false;
+  return property;
+}
+
+// Features that are offered where the host has them, unless they are switched off (or, of the last,
+// once they are switched on).
 constexpr DeviceProperty kNetFeatures[] = {
     Feature("csum", "guest leaves checksums to the host", {F::kNetCsum}),
     Feature("guest_csum", "host leaves checksums to the guest", {F::kNetGuestCsum}),
@@ -113,6 +124,9 @@ constexpr DeviceProperty kCommonFeatures[] = {
     Feature("event_idx", "interrupts and notifications by event index", {F::kEventIdx}),
     Feature("indirect_desc", "indirect descriptors", {F::kIndirectDesc}),
     Feature("queue_reset", "reset of single queues", {F::kRingReset}),
+    FeatureOff("packed", "packed rings, which the host kernel cannot serve", {F::kRingPacked}),
+    FeatureOff("in_order", "buffers are used in order, which the host kernel does not promise",
+               {F::kInOrder}),
 };
 
 constexpr DeviceProperty kPciProperties[] = {
@@ -257,7 +271,10 @@ std::string DeviceHelp(const DeviceDriver& driver) {
                        : property.kind == Kind::kNumber ? "=N"
                                                         : "=TEXT";
     absl::StrAppendFormat(&text, "  %-26s %s%s\n", absl::StrCat(property.name, kind),
-                          property.meaning, property.kind == Kind::kSwitch ? " (default on)" : "");
+                          property.meaning,
+                          property.kind != Kind::kSwitch ? ""
+                          : property.is_on               ? " (default on)"
+                                                         : " (default off)");
   }
   return text;
 }

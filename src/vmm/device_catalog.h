@@ -27,6 +27,7 @@ struct DeviceProperty {
   uint64_t min = 0;     // of a number
   uint64_t max = 0;
   vhost::VirtioFeatures features{};  // of a switch: what is not offered when it is off
+  bool is_on = true;                 // unless it is said
 };
 
 struct DeviceDriver {

@@ -89,7 +89,7 @@ absl::StatusOr<vhost::WorkerPlacement> ParseWorker(const DeviceOption& device) {
 vhost::VirtioFeatures Withheld(const DeviceOption& device) {
   vhost::VirtioFeatures withheld;
   for (const DeviceProperty& property : device.driver->properties()) {
-    if (!device.Switch(property.name, true)) withheld = withheld | property.features;
+    if (!device.Switch(property.name, property.is_on)) withheld = withheld | property.features;
   }
   return withheld;
 }

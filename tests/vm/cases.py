@@ -3,8 +3,10 @@
 
 import itertools
 import os
+import random
 import re
 
+import host
 import offload
 import traffic
 from guest import Guest
@@ -27,7 +29,8 @@ class Bench:
 
     def __init__(self, context, devices, images=None, servers=True):
         self.context, self.devices, self.images, self.servers = context, devices, images or context.images, servers
-        self.host = traffic.HostServer(context.stream)
+        in_process = devices.offload != "require"
+        self.host = traffic.HostServer(context.stream, context.vmm.uds_path if in_process else None)
 
     def __enter__(self):
         argv = self.context.vmm.argv(self.devices, self.images)
@@ -92,7 +95,7 @@ def samples(bench):
     return [offload.Sample(vmm.show(device)) for device in ("net0", "vsock0")] if hasattr(vmm, "show") else []
 
 
-def boot_and_traffic(context, devices):
+def boot_and_traffic(context, devices, backend="kernel"):
     with Bench(context, devices) as bench:
         expect_offloads(bench.guest)
         have = queue_pairs(bench.guest)
@@ -101,12 +104,68 @@ def boot_and_traffic(context, devices):
         before = samples(bench)
         context.note(traffic.all_paths(bench.guest, bench.host, "8M"))
         for first, last in zip(before, samples(bench)):
-            context.note({first.name: offload.prove(first, last)})
+            context.note({first.name: offload.prove(first, last, backend)})
+        return samples(bench)
 
 
 for _net, _pairs, _vsock in itertools.product(("pci", "mmio"), (1, 2), ("pci", "mmio")):
     _devices = Devices(net=_net, vsock=_vsock, queue_pairs=_pairs)
     CASES[f"traffic-{_devices}"] = lambda context, devices=_devices: boot_and_traffic(context, devices)
+
+
+for _transport, _pairs, _packed in itertools.product(("pci", "mmio"), (1, 2), (False, True)):
+    _devices = Devices(net=_transport, vsock=_transport, queue_pairs=_pairs, offload="never", packed=_packed)
+    CASES[f"in-process-{_transport}-{_pairs}q-{'packed' if _packed else 'split'}"] = (
+        lambda context, devices=_devices: boot_and_traffic(context, devices, "in-process"))
+
+
+def fall_back(context, obstacle, reason):
+    """The kernel is preferred, cannot serve, and the same guest has the same traffic; `vhostctl show` says why."""
+    if not hasattr(context.vmm, "show"):
+        raise Skip("QEMU has no in-process vsock device, and does not tell")
+    with obstacle:
+        for shown in boot_and_traffic(context, Devices(queue_pairs=2, offload="prefer"), "in-process"):
+            if not any(reason in text for text in shown.reasons):
+                raise AssertionError(f"{shown.name}: no reason with {reason!r} is shown: {shown.reasons}")
+            context.note({f"{shown.name}, why": shown.reasons[0]})
+
+
+HANDOVERS = 1000
+DATAGRAMS_PER_S = 1000
+
+
+def hand_over(context, devices):
+    """Net moves between the kernel and this process, over and over, under TCP both ways and numbered datagrams."""
+    if not hasattr(context.vmm, "handover"):
+        raise Skip("QEMU does not move a running device")
+    choice = random.Random(1)
+    with Bench(context, devices) as bench:
+        with traffic.Numbered(bench.guest, DATAGRAMS_PER_S) as alone:
+            bench.guest.run("sleep 5")
+        with traffic.Background(bench.guest, bench.host), traffic.Numbered(bench.guest, DATAGRAMS_PER_S) as moved:
+            before = context.vmm.show("net0")["device"]
+            for _ in range(HANDOVERS):
+                context.vmm.handover("net0", choice.choice(("kernel", "in-process")))
+            after = context.vmm.show("net0")["device"]
+        context.note({"datagrams": int(moved.facts["sent"]),
+                      "longest gap": f"{moved.facts['longest_gap_ms']} ms, {alone.facts['longest_gap_ms']} ms without",
+                      "handovers": after["handover_counts"]["done"] - before["handover_counts"]["done"]})
+        bench.again()
+
+
+for _pairs in (1, 2):
+    CASES[f"handover-{_pairs}q"] = (
+        lambda context, devices=Devices(queue_pairs=_pairs, offload="prefer"): hand_over(context, devices))
+
+
+@case("fallback-no-module")
+def fall_back_without_module(context):
+    fall_back(context, host.WithoutVhost(), "ENOENT")
+
+
+@case("fallback-no-permission")
+def fall_back_without_permission(context):
+    fall_back(context, host.VhostForbidden(), "EACCES")
 
 
 def both_transports(name):

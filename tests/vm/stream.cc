@@ -14,6 +14,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -38,9 +39,14 @@ constexpr std::string_view kHelp =
     R"(stream serve ADDRESS...                 receive on all of them until killed
 stream send ADDRESS BYTES [CHUNK]       send that many bytes (K, M, G allowed)
 stream send-until-term ADDRESS [CHUNK]  send until SIGTERM, then wait for the peer's verdict as always
+stream ping-until-term ADDRESS RATE     numbered datagrams to `udp`, RATE a second, until SIGTERM; says what came back
 
-ADDRESS: tcp:IP:PORT, vsock:CID:PORT or seqpacket:CID:PORT; the CID of the host is 2, a server's is `any`.
+ADDRESS: tcp:IP:PORT, udp:IP:PORT (a server sends every datagram back), vsock:CID:PORT or seqpacket:CID:PORT; the CID of the host is 2, a server's is `any`.
+         unix:PATH:PORT or unixseq:PATH:PORT: the host's side of a socket device that is served in process. A server
+         listens at PATH_PORT; a sender connects to PATH (unixseq: PATH.seqpacket) and says CONNECT PORT.
 A sender prints: bytes=N seconds=S MBps=R verified=yes. Exit code 0 when the peer has confirmed every byte.
+ping-until-term prints: sent=N lost=N twice=N reordered=N longest_gap_ms=R. Exit code 0 when none was lost, came twice or
+out of order.
 )";
 
 // A prime, so that a lost, doubled or swapped block of any power of two shifts the pattern visibly.
@@ -80,7 +86,21 @@ struct Address {
   int type = SOCK_STREAM;
   sockaddr_storage storage = {};
   socklen_t length = 0;
+  // Of the unix kinds: where a server listens instead, and what a sender asks for.
+  sockaddr_un listen_at = {};
+  std::string hello;
 };
+
+sockaddr_un UnixAddress(const std::string& path) {
+  sockaddr_un un = {};
+  un.sun_family = AF_UNIX;
+  if (path.size() >= sizeof(un.sun_path)) {
+    std::fprintf(stderr, "stream: '%s' is too long for a socket\n", path.c_str());
+    std::exit(2);
+  }
+  std::memcpy(un.sun_path, path.c_str(), path.size());
+  return un;
+}
 
 uint64_t ParseNumber(std::string_view text) {
   char* end = nullptr;
@@ -119,8 +139,9 @@ Address ParseAddress(const std::string& text) {
   const uint64_t port = ParseNumber(text.substr(last + 1));
   Address address;
   address.text = text;
-  if (kind == "tcp") {
+  if (kind == "tcp" || kind == "udp") {
     address.family = AF_INET;
+    if (kind == "udp") address.type = SOCK_DGRAM;
     sockaddr_in in = {};
     in.sin_family = AF_INET;
     in.sin_port = htons(static_cast<uint16_t>(port));
@@ -139,8 +160,17 @@ Address ParseAddress(const std::string& text) {
     vm.svm_port = static_cast<uint32_t>(port);
     std::memcpy(&address.storage, &vm, sizeof(vm));
     address.length = sizeof(vm);
+  } else if (kind == "unix" || kind == "unixseq") {
+    address.family = AF_UNIX;
+    if (kind == "unixseq") address.type = SOCK_SEQPACKET;
+    const sockaddr_un un = UnixAddress(kind == "unixseq" ? host + ".seqpacket" : host);
+    std::memcpy(&address.storage, &un, sizeof(un));
+    address.length = sizeof(un);
+    address.listen_at = UnixAddress(host + "_" + std::to_string(port));
+    address.hello = "CONNECT " + std::to_string(port) + "\n";
   } else {
-    std::fprintf(stderr, "stream: '%s' is neither tcp, vsock nor seqpacket\n", kind.c_str());
+    std::fprintf(stderr, "stream: '%s' is not tcp, vsock, seqpacket, unix or unixseq\n",
+                 kind.c_str());
     std::exit(2);
   }
   return address;
@@ -159,6 +189,39 @@ int Open(const Address& address) {
   setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
   setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
   return fd;
+}
+
+// Binds as a server.
+void Bind(int fd, const Address& address) {
+  int result = 0;
+  if (address.family == AF_UNIX) {
+    unlink(address.listen_at.sun_path);
+    result =
+        bind(fd, reinterpret_cast<const sockaddr*>(&address.listen_at), sizeof(address.listen_at));
+  } else {
+    result = bind(fd, Raw(address), address.length);
+  }
+  if (result != 0) Fail(address.text + ": bind");
+}
+
+// Has the guest's port connected, and waits until it is.
+void SayHello(int fd, const Address& to) {
+  if (to.hello.empty()) return;
+  if (send(fd, to.hello.data(), to.hello.size(), MSG_NOSIGNAL) < 0) Fail(to.text + ": CONNECT");
+  // Byte by byte, as what follows the line is data.
+  std::array<char, 64> answer = {};
+  size_t have = 0;
+  while (have < answer.size() - 1 && std::strchr(answer.data(), '\n') == nullptr) {
+    const size_t room = to.type == SOCK_STREAM ? 1 : answer.size() - 1;
+    const ssize_t got = recv(fd, answer.data() + have, room, 0);
+    if (got == 0) errno = ECONNREFUSED;
+    if (got <= 0) Fail(to.text + ": no answer to CONNECT");
+    have += static_cast<size_t>(got);
+  }
+  if (std::strncmp(answer.data(), "OK ", 3) != 0) {
+    errno = EPROTO;
+    Fail(to.text + ": the answer to CONNECT is '" + answer.data() + "'");
+  }
 }
 
 // Receives until the peer shuts down, comparing with the pattern.
@@ -204,14 +267,28 @@ void Receive(int fd, const std::string& from) {
     Fail(from + ": verdict");
 }
 
+// Every datagram that is there goes back to its sender.
+void SendBack(int fd) {
+  std::array<char, 2048> datagram;
+  sockaddr_storage from;
+  while (true) {
+    socklen_t length = sizeof(from);
+    const ssize_t got = recvfrom(fd, datagram.data(), datagram.size(), MSG_DONTWAIT,
+                                 reinterpret_cast<sockaddr*>(&from), &length);
+    if (got < 0) return;
+    sendto(fd, datagram.data(), static_cast<size_t>(got), MSG_NOSIGNAL,
+           reinterpret_cast<const sockaddr*>(&from), length);
+  }
+}
+
 int Serve(const std::vector<Address>& addresses) {
   std::vector<pollfd> listeners;
   for (const Address& address : addresses) {
     const int fd = Open(address);
     const int on = 1;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    if (bind(fd, Raw(address), address.length) != 0) Fail(address.text + ": bind");
-    if (listen(fd, 16) != 0) Fail(address.text + ": listen");
+    Bind(fd, address);
+    if (address.type != SOCK_DGRAM && listen(fd, 16) != 0) Fail(address.text + ": listen");
     listeners.push_back({.fd = fd, .events = POLLIN, .revents = 0});
   }
   signal(SIGCHLD, SIG_IGN);
@@ -221,6 +298,10 @@ int Serve(const std::vector<Address>& addresses) {
     if (poll(listeners.data(), listeners.size(), -1) < 0 && errno != EINTR) Fail("poll");
     for (size_t i = 0; i < listeners.size(); ++i) {
       if ((listeners[i].revents & POLLIN) == 0) continue;
+      if (addresses[i].type == SOCK_DGRAM) {
+        SendBack(listeners[i].fd);
+        continue;
+      }
       const int fd = accept4(listeners[i].fd, nullptr, nullptr, SOCK_CLOEXEC);
       if (fd < 0) continue;
       if (fork() == 0) {
@@ -237,6 +318,7 @@ int Serve(const std::vector<Address>& addresses) {
 int Send(const Address& to, uint64_t byte_limit, size_t chunk_bytes) {
   const int fd = Open(to);
   if (connect(fd, Raw(to), to.length) != 0) Fail(to.text + ": connect");
+  SayHello(fd, to);
   const auto start = std::chrono::steady_clock::now();
   const uint64_t sent = SendAll(fd, to.text, byte_limit, chunk_bytes);
   Verdict verdict = {};
@@ -262,6 +344,75 @@ int Send(const Address& to, uint64_t byte_limit, size_t chunk_bytes) {
   return 1;
 }
 
+// Numbered datagrams at a fixed rate; what comes back is compared with what went.
+int Ping(const Address& to, uint64_t rate) {
+  using Clock = std::chrono::steady_clock;
+  constexpr auto kLastWait = std::chrono::seconds(5);
+  const int fd = Open(to);
+  const int buffer_bytes = 4 << 20;
+  setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer_bytes, sizeof(buffer_bytes));
+  if (connect(fd, Raw(to), to.length) != 0) Fail(to.text + ": connect");
+  std::vector<bool> seen;
+  uint64_t back = 0;
+  uint64_t twice = 0;
+  uint64_t reordered = 0;
+  uint64_t highest = 0;
+  Clock::duration longest_gap{};
+  const Clock::time_point start = Clock::now();
+  Clock::time_point last = start;
+  Clock::time_point stopped_at{};
+  const Clock::duration interval =
+      std::chrono::nanoseconds(1'000'000'000 / static_cast<int64_t>(rate));
+  while (true) {
+    const Clock::time_point now = Clock::now();
+    const bool sending = g_stop == 0;
+    if (!sending && stopped_at == Clock::time_point{}) stopped_at = now;
+    if (!sending && (back == seen.size() || now - stopped_at > kLastWait)) break;
+    const Clock::time_point due = start + interval * static_cast<int64_t>(seen.size());
+    if (sending && now >= due) {
+      const uint64_t number = seen.size();
+      if (send(fd, &number, sizeof(number), MSG_NOSIGNAL) != sizeof(number)) {
+        Fail(to.text + ": send " + std::to_string(number));
+      }
+      seen.push_back(false);
+    }
+    uint64_t number = 0;
+    while (recv(fd, &number, sizeof(number), MSG_DONTWAIT) == sizeof(number)) {
+      const Clock::time_point arrived = Clock::now();
+      longest_gap = std::max(longest_gap, arrived - last);
+      last = arrived;
+      if (number >= seen.size() || seen[number]) {
+        ++twice;
+        continue;
+      }
+      seen[number] = true;
+      ++back;
+      if (number < highest) ++reordered;
+      highest = std::max(highest, number);
+    }
+    const Clock::duration next =
+        sending ? start + interval * static_cast<int64_t>(seen.size()) - Clock::now()
+                : std::chrono::milliseconds(10);
+    if (next.count() <= 0) continue;
+    const timespec wait = {.tv_sec = 0, .tv_nsec = std::min<int64_t>(next.count(), 10'000'000)};
+    pollfd readable = {.fd = fd, .events = POLLIN, .revents = 0};
+    ppoll(&readable, 1, &wait, nullptr);
+  }
+  const uint64_t lost = seen.size() - back;
+  std::printf("sent=%llu lost=%llu twice=%llu reordered=%llu longest_gap_ms=%.1f\n",
+              static_cast<unsigned long long>(seen.size()), static_cast<unsigned long long>(lost),
+              static_cast<unsigned long long>(twice), static_cast<unsigned long long>(reordered),
+              std::chrono::duration<double, std::milli>(longest_gap).count());
+  return lost == 0 && twice == 0 && reordered == 0 && back > 0 ? 0 : 1;
+}
+
+void StopOnTerm() {
+  // Without SA_RESTART: a send that waits for a silent peer must come back.
+  struct sigaction action = {};
+  action.sa_handler = [](int) { g_stop = 1; };
+  sigaction(SIGTERM, &action, nullptr);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -280,11 +431,12 @@ int main(int argc, char** argv) {
     return Send(ParseAddress(words[1]), ParseNumber(words[2]), chunk_bytes(3));
   }
   if (verb == "send-until-term" && words.size() >= 2) {
-    // Without SA_RESTART: a send that waits for a silent peer must come back.
-    struct sigaction action = {};
-    action.sa_handler = [](int) { g_stop = 1; };
-    sigaction(SIGTERM, &action, nullptr);
+    StopOnTerm();
     return Send(ParseAddress(words[1]), kNoneWrong, chunk_bytes(2));
+  }
+  if (verb == "ping-until-term" && words.size() == 3) {
+    StopOnTerm();
+    return Ping(ParseAddress(words[1]), std::max<uint64_t>(ParseNumber(words[2]), 1));
   }
   std::fputs(kHelp.data(), verb == "--help" ? stdout : stderr);
   return verb == "--help" ? 0 : 2;

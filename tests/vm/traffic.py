@@ -9,6 +9,7 @@ from vmm import GUEST_CID, GUEST_IP, HOST_IP
 TCP_PORT = 5001
 VSOCK_PORT = 5001
 SEQPACKET_PORT = 5002
+UDP_PORT = 5003
 LIMIT_S = 120
 
 # label, the address when the guest sends, the address when the host sends
@@ -17,18 +18,32 @@ PATHS = {
     "vsock": (f"vsock:2:{VSOCK_PORT}", f"vsock:{GUEST_CID}:{VSOCK_PORT}"),
     "seqpacket": (f"seqpacket:2:{SEQPACKET_PORT}", f"seqpacket:{GUEST_CID}:{SEQPACKET_PORT}"),
 }
-SERVE = f"serve tcp:any:{TCP_PORT} vsock:any:{VSOCK_PORT} seqpacket:any:{SEQPACKET_PORT}"
+SERVE = f"serve tcp:any:{TCP_PORT} vsock:any:{VSOCK_PORT} seqpacket:any:{SEQPACKET_PORT} udp:any:{UDP_PORT}"
+
+
+def paths(uds_path=None):
+    """The paths above; with `uds_path`, those to a socket device that is served in process, whose host side is there."""
+    if uds_path is None:
+        return PATHS
+    return PATHS | {
+        "vsock": (PATHS["vsock"][0], f"unix:{uds_path}:{VSOCK_PORT}"),
+        "seqpacket": (PATHS["seqpacket"][0], f"unixseq:{uds_path}:{SEQPACKET_PORT}"),
+    }
 
 
 class HostServer:
     """The receiving end on the host, for as long as the block lasts."""
 
-    def __init__(self, program):
+    def __init__(self, program, uds_path=None):
         self.program = program
+        self.paths = paths(uds_path)
+        self.serve = SERVE
+        if uds_path is not None:
+            self.serve += f" unix:{uds_path}:{VSOCK_PORT} unixseq:{uds_path}:{SEQPACKET_PORT}"
         self.process = None
 
     def __enter__(self):
-        self.process = subprocess.Popen([self.program, *SERVE.split()], stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([self.program, *self.serve.split()], stdout=subprocess.PIPE, text=True)
         if "serving" not in self.process.stdout.readline():
             raise AssertionError("stream cannot serve on the host; its message is above")
         return self
@@ -73,10 +88,32 @@ def from_guest(guest, path, amount):
 def all_paths(guest, host, amount="4M"):
     """Every path, each way; returns MB/s by path and direction. The rates are for people: they vary too much to test."""
     rates = {}
-    for path, (_, to_guest) in PATHS.items():
+    for path, (_, to_guest) in host.paths.items():
         rates[f"{path} guest to host"] = from_guest(guest, path, amount)
         rates[f"{path} host to guest"] = host.send(to_guest, amount)
     return rates
+
+
+class Numbered:
+    """Numbered datagrams from the guest to the host and back, for as long as the block lasts."""
+
+    def __init__(self, guest, rate):
+        self.guest, self.rate = guest, rate
+        self.facts = {}
+
+    def __enter__(self):
+        self.guest.run(f"stream ping-until-term udp:{HOST_IP}:{UDP_PORT} {self.rate} >/tmp/numbered 2>&1 & echo $! >/tmp/numbered.id")
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind:
+            return
+        self.guest.run("kill $(cat /tmp/numbered.id)")
+        self.guest.run("while [ -d /proc/$(cat /tmp/numbered.id) ]; do usleep 50000; done", limit_s=LIMIT_S)
+        text = self.guest.run("cat /tmp/numbered")
+        self.facts = {key: float(value) for key, value in re.findall(r"(\w+)=([0-9.]+)", text)}
+        if not self.facts.get("sent") or any(self.facts[key] for key in ("lost", "twice", "reordered")):
+            raise AssertionError(f"numbered datagrams: {text.strip()}")
 
 
 class Background:

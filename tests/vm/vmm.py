@@ -25,6 +25,8 @@ class Devices:
     net: str = "pci"  # transport of the network device: pci or mmio
     vsock: str = "pci"
     queue_pairs: int = 1
+    offload: str = "require"  # the policy of both: require, prefer or never
+    packed: bool = False
 
     def __str__(self):
         return f"net-{self.net}-{self.queue_pairs}q-vsock-{self.vsock}"
@@ -50,16 +52,28 @@ class Reference:
         self.program = os.path.join(build, "src/vmm/vmm")
         self.ctl = os.path.join(build, "src/vhostctl/vhostctl")
         self.socket = f"/run/libvhost-test-{os.getpid()}.sock"
+        self.uds_path = f"/run/libvhost-test-{os.getpid()}.vsock"
         if not os.access(self.program, os.X_OK):
             raise Skip(f"no {self.program}: not built")
 
     def argv(self, devices, images):
-        net = f"virtio-net-{devices.net},id=net0,tap={TAP},mac=52:54:00:12:34:56,queues={devices.queue_pairs}"
+        common = f",vhost={devices.offload}" + (",packed=on" if devices.packed else "")
+        net = f"virtio-net-{devices.net},id=net0,tap={TAP},mac=52:54:00:12:34:56,queues={devices.queue_pairs}{common}"
+        vsock = f"vhost-vsock-{devices.vsock},id=vsock0,guest-cid={GUEST_CID}{common}"
+        if devices.offload != "require":
+            vsock += f",uds-path={self.uds_path}"
         return [
             self.program, "--kernel", images.kernel, "--initrd", images.initramfs, "--append", COMMAND_LINE,
             "--memory", "256M", "--cpus", str(CPUS), "--control-socket", self.socket,
-            "--device", net, "--device", f"vhost-vsock-{devices.vsock},id=vsock0,guest-cid={GUEST_CID}",
+            "--device", net, "--device", vsock,
         ]
+
+    def handover(self, device, to):
+        """Has a device served by `kernel` or `in-process` from now on."""
+        out = subprocess.run([self.ctl, "--socket", self.socket, "handover", device, "--to", to],
+                             capture_output=True, text=True, timeout=60, check=False)
+        if out.returncode != 0:
+            raise AssertionError(f"vhostctl handover {device} --to {to}: exit code {out.returncode}: {out.stderr.strip()}")
 
     def show(self, device):
         """What `vhostctl show DEVICE --json` says, as Python values."""
