@@ -30,8 +30,8 @@ bool IsFirstEntry(const BackendVring& vring) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<VsockBackend>> VsockBackend::Create(kernel_abi::Kernel& kernel,
-                                                                   VsockBackendOptions options) {
+absl::StatusOr<std::unique_ptr<InProcessVsockBackend>> InProcessVsockBackend::Create(
+    kernel_abi::Kernel& kernel, InProcessVsockOptions options) {
   absl::StatusOr<std::unique_ptr<VsockHost>> host = VsockHost::Create(options.host);
   if (!host.ok()) return host.status();
   absl::StatusOr<std::unique_ptr<VsockMux>> mux = VsockMux::Create(
@@ -40,12 +40,12 @@ absl::StatusOr<std::unique_ptr<VsockBackend>> VsockBackend::Create(kernel_abi::K
   std::shared_ptr<DataThread> thread = options.thread;
   if (thread == nullptr) {
     absl::StatusOr<std::unique_ptr<DataThread>> own =
-        DataThread::Create(kernel, options.own_thread);
+        DataThread::Create(kernel, options.thread_options);
     if (!own.ok()) return own.status();
     thread = *std::move(own);
   }
   auto backend = absl::WrapUnique(
-      new VsockBackend(kernel, std::move(options), std::move(thread), *std::move(mux)));
+      new InProcessVsockBackend(kernel, std::move(options), std::move(thread), *std::move(mux)));
   for (size_t queue = 0; queue < kQueues; ++queue) {
     absl::StatusOr<kernel_abi::EventFd> error = kernel_abi::EventFd::Create(kernel);
     if (!error.ok()) return error.status();
@@ -54,15 +54,15 @@ absl::StatusOr<std::unique_ptr<VsockBackend>> VsockBackend::Create(kernel_abi::K
   return backend;
 }
 
-VsockBackend::~VsockBackend() { Stop(); }
+InProcessVsockBackend::~InProcessVsockBackend() { Stop(); }
 
-VirtioFeatures VsockBackend::Supported(VirtioFeatures wanted) const {
+VirtioFeatures InProcessVsockBackend::Supported(VirtioFeatures wanted) const {
   return wanted & VirtioFeatures{kIndirectDesc, kEventIdx,       kVersion1,
                                  kRingPacked,   kInOrder,        kRingReset,
                                  kVsockStream,  kVsockSeqpacket, kVsockNoImpliedStream};
 }
 
-absl::Status VsockBackend::CheckQueue(int queue) {
+absl::Status InProcessVsockBackend::CheckQueue(int queue) {
   if (queue >= 0 && queue < static_cast<int>(kQueues)) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("this process serves queues 0 and 1 of a socket device, not ", queue));
@@ -70,7 +70,8 @@ absl::Status VsockBackend::CheckQueue(int queue) {
 
 // ---- Start and stop ----------------------------------------------------------------------------
 
-absl::StatusOr<std::unique_ptr<Virtqueue>> VsockBackend::MakeRing(const BackendVring& vring) const {
+absl::StatusOr<std::unique_ptr<Virtqueue>> InProcessVsockBackend::MakeRing(
+    const BackendVring& vring) const {
   if (absl::Status status = CheckQueue(vring.queue); !status.ok()) return status;
   if (queues_[static_cast<size_t>(vring.queue)].ring != nullptr) {
     return absl::FailedPreconditionError(absl::StrCat("queue ", vring.queue, " runs already"));
@@ -81,12 +82,13 @@ absl::StatusOr<std::unique_ptr<Virtqueue>> VsockBackend::MakeRing(const BackendV
   return ring;
 }
 
-void VsockBackend::AttachRings() {
+void InProcessVsockBackend::AttachRings() {
   mux_->Attach(queues_[kReceive].ring.get(), queues_[kTransmit].ring.get(),
                running_.has_value() && running_->acked.Has(kVsockSeqpacket));
 }
 
-absl::Status VsockBackend::Enter(const BackendVring& vring, std::unique_ptr<Virtqueue> ring) {
+absl::Status InProcessVsockBackend::Enter(const BackendVring& vring,
+                                          std::unique_ptr<Virtqueue> ring) {
   // Edge-triggered and never read: each kick wakes, and the count stays for who serves it next.
   if (vring.kick_fd >= 0) {
     absl::Status status =
@@ -101,7 +103,7 @@ absl::Status VsockBackend::Enter(const BackendVring& vring, std::unique_ptr<Virt
   return absl::OkStatus();
 }
 
-VringBase VsockBackend::Leave(size_t queue) {
+VringBase InProcessVsockBackend::Leave(size_t queue) {
   Queue& leaving = queues_[queue];
   std::unique_ptr<Virtqueue> ring = std::move(leaving.ring);
   AttachRings();
@@ -111,7 +113,7 @@ VringBase VsockBackend::Leave(size_t queue) {
   return ring->base();
 }
 
-absl::Status VsockBackend::Start(const BackendStart& start) {
+absl::Status InProcessVsockBackend::Start(const BackendStart& start) {
   if (running_.has_value()) {
     return absl::FailedPreconditionError("the in-process vsock backend is running already");
   }
@@ -146,7 +148,7 @@ absl::Status VsockBackend::Start(const BackendStart& start) {
   return status;
 }
 
-std::vector<StoppedVring> VsockBackend::Stop() {
+std::vector<StoppedVring> InProcessVsockBackend::Stop() {
   std::vector<StoppedVring> stopped;
   if (!running_.has_value()) return stopped;
   thread_->Call([&] {
@@ -160,7 +162,7 @@ std::vector<StoppedVring> VsockBackend::Stop() {
   return stopped;
 }
 
-absl::Status VsockBackend::StartVring(const BackendVring& vring) {
+absl::Status InProcessVsockBackend::StartVring(const BackendVring& vring) {
   if (!running_.has_value()) {
     return absl::FailedPreconditionError("the in-process vsock backend is not running");
   }
@@ -177,7 +179,7 @@ absl::Status VsockBackend::StartVring(const BackendVring& vring) {
   return status;
 }
 
-absl::StatusOr<VringBase> VsockBackend::StopVring(int queue) {
+absl::StatusOr<VringBase> InProcessVsockBackend::StopVring(int queue) {
   if (absl::Status status = CheckQueue(queue); !status.ok()) return status;
   if (queues_[static_cast<size_t>(queue)].ring == nullptr) {
     return absl::FailedPreconditionError(absl::StrCat("queue ", queue, " does not run"));
@@ -187,7 +189,7 @@ absl::StatusOr<VringBase> VsockBackend::StopVring(int queue) {
   return base;
 }
 
-absl::Status VsockBackend::SetMemory(const std::shared_ptr<const MemoryTable>& memory) {
+absl::Status InProcessVsockBackend::SetMemory(const std::shared_ptr<const MemoryTable>& memory) {
   if (!running_.has_value()) return absl::OkStatus();  // The next start brings its table.
   for (const Queue& queue : queues_) {
     if (queue.ring != nullptr && !queue.ring->vring().SamePlaceIn(*memory)) {
@@ -204,7 +206,7 @@ absl::Status VsockBackend::SetMemory(const std::shared_ptr<const MemoryTable>& m
   return absl::OkStatus();
 }
 
-absl::Status VsockBackend::SetCall(int queue, int call_fd) {
+absl::Status InProcessVsockBackend::SetCall(int queue, int call_fd) {
   if (absl::Status status = CheckQueue(queue); !status.ok()) return status;
   Queue& changing = queues_[static_cast<size_t>(queue)];
   thread_->Call([&] {
@@ -214,13 +216,13 @@ absl::Status VsockBackend::SetCall(int queue, int call_fd) {
   return absl::OkStatus();
 }
 
-void VsockBackend::DropConnections() {
+void InProcessVsockBackend::DropConnections() {
   thread_->Call([this] { mux_->DropConnections(); });
 }
 
 // ---- On the data thread ------------------------------------------------------------------------
 
-bool VsockBackend::Poll() {
+bool InProcessVsockBackend::Poll() {
   const bool worked = mux_->Poll();
   for (Queue& queue : queues_) {
     if (queue.ring == nullptr || queue.told_broken || queue.ring->broken().ok()) continue;
@@ -230,7 +232,7 @@ bool VsockBackend::Poll() {
   return worked;
 }
 
-bool VsockBackend::Arm() {
+bool InProcessVsockBackend::Arm() {
   if (mux_->Arm()) return true;
   if (const auto deadline = mux_->deadline(); deadline != timer_) {
     thread_->SetTimer(*this, deadline);
@@ -239,7 +241,7 @@ bool VsockBackend::Arm() {
   return false;
 }
 
-void VsockBackend::OnReady(uint32_t token, uint32_t) {
+void InProcessVsockBackend::OnReady(uint32_t token, uint32_t) {
   if (token == kSocketsToken) {
     mux_->NoteEvents();
   } else {
@@ -249,21 +251,21 @@ void VsockBackend::OnReady(uint32_t token, uint32_t) {
 
 // ---- Telling -----------------------------------------------------------------------------------
 
-int VsockBackend::error_fd(int queue) const {
+int InProcessVsockBackend::error_fd(int queue) const {
   return CheckQueue(queue).ok() ? queues_[static_cast<size_t>(queue)].error.get() : -1;
 }
 
-void VsockBackend::CountError(int queue) {
+void InProcessVsockBackend::CountError(int queue) {
   if (CheckQueue(queue).ok()) ++queues_[static_cast<size_t>(queue)].errors;
 }
 
-VsockStats VsockBackend::stats() const {
+VsockStats InProcessVsockBackend::stats() const {
   VsockStats stats;
   thread_->Call([&] { stats = mux_->stats(); });
   return stats;
 }
 
-BackendReport VsockBackend::Report() const {
+BackendReport InProcessVsockBackend::Report() const {
   BackendReport report{.kind = BackendKind::kInProcess,
                        .node = options_.host.uds_path,
                        .running = running_.has_value(),

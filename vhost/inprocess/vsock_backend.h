@@ -30,22 +30,21 @@
 
 namespace vhost::inprocess {
 
-struct VsockBackendOptions {
+struct InProcessVsockOptions {
   uint64_t guest_cid = 0;  // 3 to 2^32 - 2; nobody else on the host has to know it
   VsockHostOptions host;
   VsockLimits limits;
-  // The thread that serves it together with others; nullptr: one of its own, made as `own_thread`
-  // says.
+  // The thread that serves it together with others; nullptr: one of its own, made as below.
   std::shared_ptr<DataThread> thread;
-  DataThreadOptions own_thread{.name = "vhost-vsock"};
+  DataThreadOptions thread_options{.name = "vhost-vsock"};
 };
 
-class VsockBackend final : public Backend, private DataTask {
+class InProcessVsockBackend final : public Backend, private DataTask {
  public:
   // The sockets listen from now on; clients are accepted while it runs. `kernel` must outlive it.
-  static absl::StatusOr<std::unique_ptr<VsockBackend>> Create(kernel_abi::Kernel& kernel,
-                                                              VsockBackendOptions options);
-  ~VsockBackend() override;
+  static absl::StatusOr<std::unique_ptr<InProcessVsockBackend>> Create(
+      kernel_abi::Kernel& kernel, InProcessVsockOptions options);
+  ~InProcessVsockBackend() override;
 
   uint64_t guest_cid() const { return options_.guest_cid; }
   // Ends all connections without a word to the guest: before the device goes to another backend, or
@@ -82,8 +81,8 @@ class VsockBackend final : public Backend, private DataTask {
     std::shared_ptr<const MemoryTable> memory;
   };
 
-  VsockBackend(kernel_abi::Kernel& kernel, VsockBackendOptions options,
-               std::shared_ptr<DataThread> thread, std::unique_ptr<VsockMux> mux)
+  InProcessVsockBackend(kernel_abi::Kernel& kernel, InProcessVsockOptions options,
+                        std::shared_ptr<DataThread> thread, std::unique_ptr<VsockMux> mux)
       : kernel_(kernel),
         options_(std::move(options)),
         thread_(std::move(thread)),
@@ -103,7 +102,7 @@ class VsockBackend final : public Backend, private DataTask {
   void AttachRings();
 
   kernel_abi::Kernel& kernel_;
-  const VsockBackendOptions options_;
+  const InProcessVsockOptions options_;
   const std::shared_ptr<DataThread> thread_;
   const std::unique_ptr<VsockMux> mux_;
   std::vector<Queue> queues_;

@@ -129,8 +129,12 @@ void VsockMux::OnChain(const Chain& chain) {
   }
   const std::optional<VsockDrop> wrong = CheckFromGuest(
       header, chain.readable_bytes() - kVsockHeaderBytes, options_.guest_cid, seqpacket_acked_);
-  if (wrong.has_value()) return Refuse(header, *wrong);
-  VsockLink* link = FindLink(PortsFromGuest(header));
+  VsockLink* link = wrong.has_value() && *wrong != VsockDrop::kUnknownType
+                        ? nullptr
+                        : FindLink(PortsFromGuest(header));
+  // The reset that answers an unknown type ends a connection of these ports for the guest; so it
+  // ends for the host too.
+  if (wrong.has_value() && link == nullptr) return Refuse(header, *wrong);
   if (link != nullptr) {
     // The guest has given up the connection, and its reset is still to be sent: before the answer.
     if (header.op == kernel_abi::kVsockOpRequest && link->connection.state() == State::kResetting) {
