@@ -43,6 +43,25 @@ struct WorkerReport {
   std::string unknown_because;  // why fields are missing; empty if none is
 };
 
+struct DropReport {
+  std::string reason;  // "bad-header"
+  uint64_t packets = 0;
+};
+
+// What a data path in this process has seen of a virtqueue, since its backend was made.
+struct DataPathReport {
+  uint64_t packets = 0;
+  uint64_t bytes = 0;
+  uint64_t merged = 0;            // packets that went on as part of the one before them
+  uint64_t cut = 0;               // packets that came as part of a larger one
+  uint64_t kicks = 0;             // times that a kick woke the data path
+  uint64_t calls = 0;             // interrupts given
+  uint64_t suppressed_calls = 0;  // and those that the driver did not want
+  uint64_t wake_ups = 0;          // times that anything woke it; of both queues of a pair
+  uint64_t polls = 0;             // bursts begun; likewise
+  std::vector<DropReport> drops;  // by reason, those that happened
+};
+
 // A virtqueue as its backend has it.
 struct BackendVringReport {
   int queue = 0;
@@ -54,6 +73,8 @@ struct BackendVringReport {
   uint64_t errors = 0;                 // times that the backend called the ring broken
   std::optional<uint16_t> last_avail;  // where the backend stands (VHOST_GET_VRING_BASE)
   std::optional<uint32_t> busyloop_us;
+  std::optional<DataPathReport> data_path;  // in-process backend
+  std::string problem;                      // why it is not served any more, if it is not
 };
 
 struct BackendReport {

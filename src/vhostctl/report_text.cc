@@ -161,13 +161,35 @@ std::string KickText(const VringReport& vring) {
                                                      : "counted only while the kernel serves"));
 }
 
+void DataPathRows(const DataPathReport& path, Rows* rows) {
+  std::vector<std::string> drops;
+  for (const DropReport& drop : path.drops) {
+    drops.push_back(absl::StrCat(Printable(drop.reason), " ", drop.packets));
+  }
+  rows->push_back({"packets", absl::StrCat(path.packets, ", ", path.bytes, " bytes, merged ",
+                                           path.merged, ", cut ", path.cut)});
+  rows->push_back({"drops", drops.empty() ? "none" : absl::StrJoin(drops, ", ")});
+  rows->push_back({"signals", absl::StrCat("kicks ", path.kicks, ", calls ", path.calls,
+                                           ", suppressed calls ", path.suppressed_calls,
+                                           ", wake-ups ", path.wake_ups, ", polls ", path.polls)});
+}
+
 Rows BackendVringRows(const BackendVringReport& vring) {
-  return {{"base", Known(vring.last_avail, "not asked of the backend")},
-          {"vhost", absl::StrCat(FdText(vring.vhost_fd), ", index ", vring.vhost_index, ", kick ",
-                                 FdText(vring.kick_fd), ", call ", FdText(vring.call_fd))},
-          {"errors", absl::StrCat(vring.errors, ", ", FdText(vring.err_fd))},
-          {"busyloop", vring.busyloop_us.has_value() ? absl::StrCat(*vring.busyloop_us, " us")
-                                                     : Unknown("not asked of the backend")}};
+  Rows rows = {{"base", Known(vring.last_avail, "not asked of the backend")}};
+  if (vring.vhost_fd >= 0) {
+    rows.push_back(
+        {"vhost", absl::StrCat(FdText(vring.vhost_fd), ", index ", vring.vhost_index, ", kick ",
+                               FdText(vring.kick_fd), ", call ", FdText(vring.call_fd))});
+  }
+  rows.push_back({"errors", absl::StrCat(vring.errors, ", ", FdText(vring.err_fd))});
+  if (!vring.problem.empty()) rows.push_back({"problem", Printable(vring.problem)});
+  if (vring.vhost_fd >= 0) {
+    rows.push_back({"busyloop", vring.busyloop_us.has_value()
+                                    ? absl::StrCat(*vring.busyloop_us, " us")
+                                    : Unknown("not asked of the backend")});
+  }
+  if (vring.data_path.has_value()) DataPathRows(*vring.data_path, &rows);
+  return rows;
 }
 
 void Vrings(std::string* out, const DeviceReport& report) {

@@ -61,7 +61,11 @@ constexpr char kNetText[] = R"(net0: net, virtio-pci 00:01.0, VM demo, process 1
     base      unknown: not asked of the backend
     vhost     fd 20, index 1, kick fd 14, call none
     errors    3, fd 22
+    problem   a descriptor of 0 bytes
     busyloop  unknown: not asked of the backend
+    packets   1000, 64000 bytes, merged 10, cut 1
+    drops     bad-header 2, refused 1
+    signals   kicks 40, calls 30, suppressed calls 20, wake-ups 50, polls 400
   vring 2:        control, served by device, not enabled, not active
     size     0 of at most 64
     rings    not set up by the driver

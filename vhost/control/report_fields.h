@@ -37,6 +37,26 @@ void Fields(Archive& archive, Report& worker) {
   archive.Value("unknown_because", worker.unknown_because);
 }
 
+template <typename Archive, ReportOf<DropReport> Report>
+void Fields(Archive& archive, Report& drop) {
+  archive.Value("reason", drop.reason);
+  archive.Value("packets", drop.packets);
+}
+
+template <typename Archive, ReportOf<DataPathReport> Report>
+void Fields(Archive& archive, Report& path) {
+  archive.Value("packets", path.packets);
+  archive.Value("bytes", path.bytes);
+  archive.Value("merged", path.merged);
+  archive.Value("cut", path.cut);
+  archive.Value("kicks", path.kicks);
+  archive.Value("calls", path.calls);
+  archive.Value("suppressed_calls", path.suppressed_calls);
+  archive.Value("wake_ups", path.wake_ups);
+  archive.Value("polls", path.polls);
+  archive.List("drops", path.drops);
+}
+
 template <typename Archive, ReportOf<BackendVringReport> Report>
 void Fields(Archive& archive, Report& vring) {
   archive.Value("queue", vring.queue);
@@ -48,6 +68,8 @@ void Fields(Archive& archive, Report& vring) {
   archive.Value("errors", vring.errors);
   archive.Value("last_avail", vring.last_avail);
   archive.Value("busyloop_us", vring.busyloop_us);
+  archive.Object("data_path", vring.data_path);
+  archive.Value("problem", vring.problem);
 }
 
 template <typename Archive, ReportOf<RefusalReport> Report>

@@ -21,7 +21,9 @@ using ::testing::Not;
 // counted here.
 [[maybe_unused]] void EveryMemberIsAccountedFor() {
   [[maybe_unused]] auto [w1, w2, w3, w4, w5, w6, w7, w8] = WorkerReport();
-  [[maybe_unused]] auto [b1, b2, b3, b4, b5, b6, b7, b8, b9] = BackendVringReport();
+  [[maybe_unused]] auto [o1, o2] = DropReport();
+  [[maybe_unused]] auto [p1, p2, p3, p4, p5, p6, p7, p8, p9, p10] = DataPathReport();
+  [[maybe_unused]] auto [b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b11] = BackendVringReport();
   [[maybe_unused]] auto [k1, k2, k3, k4, k5, k6, k7, k8, k9] = BackendReport();
   [[maybe_unused]] auto [r1, r2] = RefusalReport();
   [[maybe_unused]] auto [v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11] = VringReport();
@@ -58,8 +60,12 @@ TEST(ReportJson, HasEveryMember) {
            R"("vhost_acked":{"bits":"0x100000000","names":["VIRTIO_F_VERSION_1"]})",
            R"("memory_updates":2,"max_memory_regions":64)",
            R"({"queue":0,"vhost_fd":20,"vhost_index":0,"kick_fd":12,"call_fd":13,"err_fd":21,)"
-           R"("errors":0,"last_avail":65535,"busyloop_us":50})",
-           R"("call_fd":null,"err_fd":22,"errors":3,"last_avail":null,"busyloop_us":null)",
+           R"("errors":0,"last_avail":65535,"busyloop_us":50,"data_path":null,"problem":""})",
+           R"("call_fd":null,"err_fd":22,"errors":3,"last_avail":null,"busyloop_us":null,)"
+           R"("data_path":{"packets":1000,"bytes":64000,"merged":10,"cut":1,"kicks":40,"calls":30,)"
+           R"("suppressed_calls":20,"wake_ups":50,"polls":400,)"
+           R"("drops":[{"reason":"bad-header","packets":2},{"reason":"refused","packets":1}]},)"
+           R"("problem":"a descriptor of 0 bytes"})",
            R"({"tid":4321,"name":"vhost-4320","queues":[0,1],"cpu_time_ns":1234567890,)"
            R"("affinity":"0-1","nice":0,"cgroup":"/vm.slice","unknown_because":""})",
            R"("cpu_time_ns":null,"affinity":null,"nice":null,"cgroup":null,)"

@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#include "vhost/inprocess/net_receive.h"
+
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "vhost/inprocess/segment_cut.h"
+
+namespace vhost::inprocess {
+namespace {
+
+using kernel_abi::VirtioNetHdr;
+
+constexpr size_t kNumBuffersOffset = offsetof(VirtioNetHdr, num_buffers);
+
+}  // namespace
+
+ReceiveQueue::ReceiveQueue(std::unique_ptr<Virtqueue> queue, const Options& options,
+                           Scratch& scratch, NetCounters& counters)
+    : queue_(std::move(queue)),
+      options_(options),
+      scratch_(scratch),
+      counters_(counters),
+      direct_target_(options.header_bytes + kUsualFrameBytes) {}
+
+ReceiveQueue::Outcome ReceiveQueue::Burst() {
+  Outcome outcome = Outcome::kWorked;
+  const uint64_t bytes_before = counters_.bytes;
+  const size_t want = options_.header_bytes + (options_.large ? kMaxFrameBytes : kUsualFrameBytes);
+  size_t frames = 0;
+  for (; frames < kBurstFrames && counters_.bytes - bytes_before < kBurstBytes; ++frames) {
+    Hold(std::max(want, direct_target_));
+    if (held() == 0) {
+      outcome = Outcome::kStarved;
+      break;
+    }
+    const Read read = waiting_ != nullptr ? DeliverWaiting()
+                      : options_.take_all ? ReadDirect()
+                                          : ReadAndConvert();
+    if (read == Read::kDelivered || read == Read::kDropped) continue;
+    outcome = read == Read::kNothing ? Outcome::kIdle
+              : read == Read::kWaits ? Outcome::kStarved
+                                     : Outcome::kTapGone;
+    break;
+  }
+  if (!queue_->broken().ok()) return Outcome::kBroken;
+  if (frames > 0) {
+    if (queue_->SignalUsed()) {
+      ++counters_.calls;
+    } else {
+      ++counters_.suppressed_calls;
+    }
+  }
+  return outcome;
+}
+
+bool ReceiveQueue::HasBuffers() { return Hold(held_bytes_ + 1); }
+
+// ---- Chains that are held ----------------------------------------------------------------------
+
+bool ReceiveQueue::Hold(size_t bytes) {
+  // Without mergeable buffers a frame goes into one chain, whatever its size.
+  const size_t most = options_.mergeable ? queue_->size() : 1;
+  while (held_bytes_ < bytes && held() < most) {
+    Chain chain;
+    if (!queue_->Take(chain)) return false;
+    if (chain.writable_bytes() == 0) {  // Nothing can ever be received into it.
+      counters_.Drop(NetDrop::kSmallBuffers);
+      continue;
+    }
+    held_bytes_ += chain.writable_bytes();
+    chains_.push_back(std::move(chain));
+  }
+  return held_bytes_ >= bytes;
+}
+
+void ReceiveQueue::ReturnFilled(size_t bytes) {
+  while (bytes > 0) {
+    Chain& chain = chains_[first_++];
+    const size_t part = std::min(bytes, chain.writable_bytes());
+    held_bytes_ -= chain.writable_bytes();
+    chain.Return(static_cast<uint32_t>(part));
+    bytes -= part;
+  }
+  if (first_ == chains_.size()) {
+    chains_.clear();
+    first_ = 0;
+  } else if (first_ >= 64) {
+    chains_.erase(chains_.begin(), chains_.begin() + static_cast<ptrdiff_t>(first_));
+    first_ = 0;
+  }
+}
+
+void ReceiveQueue::WriteAt(size_t offset, std::span<const std::byte> bytes) {
+  for (size_t i = first_; i < chains_.size() && !bytes.empty(); ++i) {
+    const size_t room = chains_[i].writable_bytes();
+    if (offset >= room) {
+      offset -= room;
+      continue;
+    }
+    const size_t part = std::min(bytes.size(), room - offset);
+    chains_[i].Write(offset, bytes.first(part)).IgnoreError();  // It was checked to fit.
+    bytes = bytes.subspan(part);
+    offset = 0;
+  }
+}
+
+uint16_t ReceiveQueue::ChainsFor(size_t bytes) const {
+  size_t chains = 0;
+  for (size_t left = bytes; left > 0; ++chains) {
+    left -= std::min(left, chains_[first_ + chains].writable_bytes());
+  }
+  return static_cast<uint16_t>(chains);
+}
+
+bool ReceiveQueue::NoneCanCome() const {
+  return !options_.mergeable || queue_->in_flight() >= queue_->size();
+}
+
+// ---- Straight into the guest -------------------------------------------------------------------
+
+ssize_t ReceiveQueue::ReadFromTap(std::span<const iovec> pieces, Read& outcome) {
+  ssize_t bytes;
+  do {
+    bytes = ::readv(options_.tap_fd, pieces.data(), static_cast<int>(pieces.size()));
+  } while (bytes < 0 && errno == EINTR);
+  if (bytes >= 0) {
+    const auto least = static_cast<ssize_t>(options_.header_bytes + kEthernetBytes);
+    if (bytes >= least) return bytes;
+    counters_.Drop(NetDrop::kShortFrame);
+    outcome = Read::kDropped;
+    return -1;
+  }
+  if (errno == EAGAIN) {
+    outcome = Read::kNothing;
+  } else if (errno == EFAULT || errno == ENOMEM || errno == ENOBUFS || errno == EINVAL) {
+    // The frame is gone: the guest's page is not there, or the kernel's memory.
+    counters_.Drop(NetDrop::kRefused);
+    outcome = Read::kDropped;
+  } else {
+    tap_error_ = errno;
+    outcome = Read::kTapGone;
+  }
+  return -1;
+}
+
+ReceiveQueue::Read ReceiveQueue::ReadDirect() {
+  size_t count = 0;
+  size_t direct = 0;
+  for (size_t i = first_; i < chains_.size() && direct < direct_target_; ++i) {
+    const std::span<const iovec> writable = chains_[i].writable();
+    if (count + writable.size() > kMaxIovecs - 1) break;
+    std::copy(writable.begin(), writable.end(), &iovecs_[count]);
+    count += writable.size();
+    direct += chains_[i].writable_bytes();
+  }
+  iovecs_[count++] = {scratch_.bytes.data(), scratch_.bytes.size()};
+  Read outcome = Read::kNothing;
+  const ssize_t result = ReadFromTap(std::span(iovecs_).first(count), outcome);
+  if (result < 0) return outcome;
+  const auto bytes = static_cast<size_t>(result);
+  direct_target_ = std::max(
+      {bytes, direct_target_ - direct_target_ / 8, options_.header_bytes + kUsualFrameBytes});
+  if (bytes > direct) return DeliverLarge(direct, bytes);
+
+  Complete(bytes);
+  return Read::kDelivered;
+}
+
+// The header is there, but for how many chains the frame takes up, which no TAP knows.
+void ReceiveQueue::Complete(size_t bytes) {
+  if (options_.header_bytes > kNumBuffersOffset) {
+    const uint16_t chains = ChainsFor(bytes);
+    WriteAt(kNumBuffersOffset, std::as_bytes(std::span(&chains, 1)));
+  }
+  ReturnFilled(bytes);
+  Count(bytes - options_.header_bytes);
+}
+
+// The first `direct_bytes` are in the chains, the rest in our memory.
+ReceiveQueue::Read ReceiveQueue::DeliverLarge(size_t direct_bytes, size_t bytes) {
+  const std::span<const std::byte> tail =
+      std::span(scratch_.bytes).first(std::min(bytes - direct_bytes, scratch_.bytes.size()));
+  if (direct_bytes + tail.size() < bytes) {  // The rest is nowhere.
+    counters_.Drop(NetDrop::kLongFrame);
+    return Read::kDropped;
+  }
+  if (Hold(bytes)) {
+    WriteAt(direct_bytes, tail);
+    Complete(bytes);
+    return Read::kDelivered;
+  }
+  if (NoneCanCome()) {
+    counters_.Drop(NetDrop::kSmallBuffers);
+    return Read::kDropped;
+  }
+  // Gathered again from where it was read to.
+  std::vector<std::byte> all;
+  all.reserve(bytes);
+  for (size_t i = first_; all.size() < direct_bytes; ++i) {
+    for (const iovec& piece : chains_[i].writable()) {
+      const size_t part = std::min(piece.iov_len, direct_bytes - all.size());
+      const auto* from = static_cast<const std::byte*>(piece.iov_base);
+      all.insert(all.end(), from, from + part);
+    }
+  }
+  all.insert(all.end(), tail.begin(), tail.end());
+  VirtioNetHdr header{};
+  std::memcpy(&header, all.data(), std::min(sizeof(header), options_.header_bytes));
+  Keep(header, std::span(all).subspan(options_.header_bytes), 0);
+  return Read::kWaits;
+}
+
+void ReceiveQueue::Count(size_t bytes) {
+  ++counters_.packets;
+  counters_.bytes += bytes;
+}
+
+// ---- Through our memory ------------------------------------------------------------------------
+
+bool ReceiveQueue::Deliver(const VirtioNetHdr& header, std::span<const std::byte> head,
+                           std::span<const std::byte> payload) {
+  const size_t header_bytes = options_.header_bytes;
+  const size_t bytes = header_bytes + head.size() + payload.size();
+  if (!Hold(bytes)) return false;
+  VirtioNetHdr final = header;
+  final.num_buffers = ChainsFor(bytes);
+  WriteAt(0, std::as_bytes(std::span(&final, 1)).first(std::min(header_bytes, sizeof(final))));
+  WriteAt(header_bytes, head);
+  WriteAt(header_bytes + head.size(), payload);
+  ReturnFilled(bytes);
+  Count(head.size() + payload.size());
+  return true;
+}
+
+ReceiveQueue::Read ReceiveQueue::ReadAndConvert() {
+  VirtioNetHdr header{};
+  const iovec pieces[] = {{&header, std::min(sizeof(header), options_.header_bytes)},
+                          {scratch_.bytes.data(), scratch_.bytes.size()}};
+  Read outcome = Read::kNothing;
+  const ssize_t result = ReadFromTap(pieces, outcome);
+  if (result < 0) return outcome;
+  const size_t bytes = static_cast<size_t>(result) - options_.header_bytes;
+  if (bytes > scratch_.bytes.size()) {
+    counters_.Drop(NetDrop::kLongFrame);
+    return Read::kDropped;
+  }
+  const std::span<std::byte> frame = std::span(scratch_.bytes).first(bytes);
+  size_t next_segment = 0;
+  outcome = DeliverConverted(header, frame, next_segment);
+  if (outcome == Read::kWaits) Keep(header, frame, next_segment);
+  return outcome;
+}
+
+bool ReceiveQueue::NeedsCut(const VirtioNetHdr& header, std::span<const std::byte> frame) const {
+  switch (header.gso_type & ~kernel_abi::kNetHdrGsoEcn) {
+    case kernel_abi::kNetHdrGsoNone:
+      return false;
+    case kernel_abi::kNetHdrGsoTcpV4:
+      return !options_.takes_tso4;
+    case kernel_abi::kNetHdrGsoTcpV6:
+      return !options_.takes_tso6;
+    case kernel_abi::kNetHdrGsoUdpL4: {
+      uint16_t type = frame.size() < kEthernetBytes ? 0 : Load16(frame.data() + 12);
+      if (type == kEtherTypeVlan && frame.size() >= kEthernetBytes + kVlanTagBytes) {
+        type = Load16(frame.data() + 16);
+      }
+      return type == kEtherTypeIpv6 ? !options_.takes_uso6 : !options_.takes_uso4;
+    }
+    default:
+      return true;
+  }
+}
+
+ReceiveQueue::Read ReceiveQueue::DeliverConverted(VirtioNetHdr& header, std::span<std::byte> frame,
+                                                  size_t& next_segment) {
+  const bool finish = !options_.takes_partial_checksums;
+  if (!NeedsCut(header, frame)) {
+    if (finish) {
+      if ((header.flags & kernel_abi::kNetHdrFNeedsCsum) != 0 && !FinishChecksum(header, frame)) {
+        counters_.Drop(NetDrop::kBadHeader);
+        return Read::kDropped;
+      }
+      // Also for when it has to wait: it is finished once.
+      header.flags = 0;
+      header.csum_start = header.csum_offset = 0;
+    }
+    if (Deliver(header, frame, {})) return Read::kDelivered;
+    if (!NoneCanCome()) return Read::kWaits;
+    counters_.Drop(NetDrop::kSmallBuffers);
+    return Read::kDropped;
+  }
+  const std::optional<SegmentCut> cut = SegmentCut::Parse(header, frame, finish);
+  if (!cut.has_value()) {
+    counters_.Drop(NetDrop::kBadGso);
+    return Read::kDropped;
+  }
+  for (; next_segment < cut->count(); ++next_segment) {
+    SegmentCut::Segment segment;
+    cut->Make(next_segment, segment);
+    const auto head = std::span<const std::byte>(segment.head).first(segment.head_bytes);
+    if (!Deliver(segment.header, head, segment.payload)) {
+      // Without mergeable buffers one at a time is held, and none was there: more may come.
+      const bool too_small = held() > 0 && NoneCanCome();
+      if (!too_small) return Read::kWaits;
+      counters_.Drop(NetDrop::kSmallBuffers);
+      continue;
+    }
+    if (next_segment > 0) ++counters_.cut;
+  }
+  return Read::kDelivered;
+}
+
+// ---- Waiting -----------------------------------------------------------------------------------
+
+void ReceiveQueue::Keep(const VirtioNetHdr& header, std::span<const std::byte> frame,
+                        size_t next_segment) {
+  waiting_ =
+      std::make_unique<Waiting>(Waiting{.header = header,
+                                        .frame = std::vector<std::byte>(frame.begin(), frame.end()),
+                                        .next_segment = next_segment});
+}
+
+ReceiveQueue::Read ReceiveQueue::DeliverWaiting() {
+  Waiting& waiting = *waiting_;
+  Read outcome;
+  if (options_.take_all) {
+    outcome = Deliver(waiting.header, waiting.frame, {}) ? Read::kDelivered
+              : NoneCanCome()                            ? Read::kDropped
+                                                         : Read::kWaits;
+    if (outcome == Read::kDropped) counters_.Drop(NetDrop::kSmallBuffers);
+  } else {
+    outcome = DeliverConverted(waiting.header, waiting.frame, waiting.next_segment);
+  }
+  if (outcome != Read::kWaits) waiting_.reset();
+  return outcome;
+}
+
+void ReceiveQueue::PutBackUnused() {
+  if (waiting_ != nullptr && queue_->broken().ok() && DeliverWaiting() == Read::kWaits) {
+    counters_.Drop(NetDrop::kStopped);
+  }
+  waiting_.reset();
+  while (held() > 0) {
+    queue_->PutBack(std::move(chains_.back()));
+    chains_.pop_back();
+  }
+  chains_.clear();
+  first_ = 0;
+  held_bytes_ = 0;
+}
+
+}  // namespace vhost::inprocess
