@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 #include "vhost/inprocess/net_pair.h"
 
+#include <poll.h>
 #include <sys/epoll.h>
 
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +15,8 @@ namespace {
 
 // Kicks are never read: each wakes anew.
 constexpr uint32_t kKickInterest = EPOLLIN | EPOLLET;
+// How often a TAP is looked after while it is not watched for being readable.
+constexpr std::chrono::milliseconds kLookAfterTap(1000);
 
 }  // namespace
 
@@ -216,10 +220,18 @@ bool NetPair::Arm() {
   if (receive_ != nullptr && !rx_.failed && starved_) {
     rx_.kicks_on = true;
     more |= receive_->queue().EnableKicks();
-    // Frames that arrive now are not to wake us each.
-    if (!more) UpdateTapInterest(/*look_anew=*/false);
+    if (!more) {
+      // Frames that arrive now are not to wake us each. Nor would the TAP's end: it is looked for.
+      UpdateTapInterest(/*look_anew=*/false);
+      thread_.SetTimer(*this, DataThread::Clock::now() + kLookAfterTap);
+    }
   }
   return more;
+}
+
+void NetPair::OnTimer() {
+  pollfd tap{.fd = tap_fd_, .events = 0, .revents = 0};
+  if (::poll(&tap, 1, 0) == 1 && (tap.revents & (POLLERR | POLLHUP)) != 0) FailTap(0);
 }
 
 void NetPair::UpdateTapInterest(bool look_anew) {

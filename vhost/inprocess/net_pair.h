@@ -69,6 +69,7 @@ class NetPair final : public DataTask {
   bool Poll() override;
   bool Arm() override;
   void OnReady(uint32_t token, uint32_t events) override;
+  void OnTimer() override;
 
  private:
   enum Token : uint32_t { kReceiveKick, kTransmitKick, kTap };
