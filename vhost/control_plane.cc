@@ -40,11 +40,18 @@ absl::StatusOr<MacAddress> RandomMac() {
   return mac;
 }
 
-template <typename MakeBackend>
-absl::StatusOr<BackendSelector> SelectBackend(OffloadPolicy policy, MakeBackend make) {
+// Candidates in order of preference. One that may not serve is not made either: it would open a
+// node, own it and have a worker.
+template <typename MakeOffloaded, typename MakeInProcess>
+absl::StatusOr<BackendSelector> SelectBackend(OffloadPolicy policy, MakeOffloaded make_offloaded,
+                                              MakeInProcess make_in_process) {
   std::vector<BackendCandidate> candidates;
-  // A node that may not serve is not opened either: it would be owned, and have a worker.
-  if (policy != OffloadPolicy::kNever) candidates.push_back({BackendKind::kKernel, make()});
+  if (policy != OffloadPolicy::kNever) {
+    candidates.push_back({BackendKind::kKernel, make_offloaded()});
+  }
+  if (policy != OffloadPolicy::kRequire) {
+    candidates.push_back({BackendKind::kInProcess, make_in_process()});
+  }
   return BackendSelector::Create(policy, std::move(candidates));
 }
 
@@ -188,8 +195,23 @@ absl::StatusOr<ControlPlane::Entry> ControlPlane::MakeNet(NetOptions options) {
   options.backend.tap_fds = (*tap)->fds();
   options.backend.taps_are_checked = true;
   options.backend.host = host_;
+  options.in_process.tap_fds = (*tap)->fds();
+  options.in_process.tap_takes_uso = (*tap)->takes_uso();
+  options.in_process.tap_offloads = (*tap)->supported_offloads();
+  // Not where vhost may take over: it would give the guest uncut what waits in the TAP.
+  if (options.policy == OffloadPolicy::kNever) {
+    options.in_process.set_extra_offloads = [tap = tap->get()](unsigned offloads) {
+      return tap->SetExtraOffloads(offloads);
+    };
+  }
   absl::StatusOr<BackendSelector> backends = SelectBackend(
-      options.policy, [&] { return NetBackend::Create(kernel_, std::move(options.backend)); });
+      options.policy,
+      [&]() -> absl::StatusOr<std::unique_ptr<Backend>> {
+        return NetBackend::Create(kernel_, std::move(options.backend));
+      },
+      [&]() -> absl::StatusOr<std::unique_ptr<Backend>> {
+        return inprocess::InProcessNetBackend::Create(kernel_, std::move(options.in_process));
+      });
   if (!backends.ok()) return backends.status();
   absl::StatusOr<std::unique_ptr<NetDevice>> net =
       NetDevice::Create(std::make_unique<TapPort>(*std::move(tap)), options.device);
@@ -211,13 +233,24 @@ absl::StatusOr<ControlPlane::Entry> ControlPlane::MakeNet(NetOptions options) {
 absl::StatusOr<ControlPlane::Entry> ControlPlane::MakeVsock(VsockOptions options) {
   absl::Status budget = CheckFdBudget(3 * kFdsOfAQueue + 1 + kFdsOfATransport);
   if (!budget.ok()) return budget;
-  absl::StatusOr<BackendSelector> backends =
-      SelectBackend(options.policy, [&]() -> absl::StatusOr<std::unique_ptr<Backend>> {
-        options.backend.host = host_;
+  options.backend.host = host_;
+  // Only vhost has to find one that is free.
+  options.device.guest_cid = options.backend.cid.value_or(options.backend.first_cid);
+  absl::StatusOr<BackendSelector> backends = SelectBackend(
+      options.policy,
+      [&]() -> absl::StatusOr<std::unique_ptr<Backend>> {
         auto backend = VsockBackend::Create(kernel_, std::move(options.backend));
         if (!backend.ok()) return backend.status();
         options.device.guest_cid = (*backend)->guest_cid();
         return backend;
+      },
+      [&]() -> absl::StatusOr<std::unique_ptr<Backend>> {
+        if (options.in_process.host.uds_path.empty()) {
+          return absl::FailedPreconditionError(
+              "no path for its unix socket was given (in_process.host.uds_path)");
+        }
+        options.in_process.guest_cid = options.device.guest_cid;
+        return inprocess::InProcessVsockBackend::Create(kernel_, std::move(options.in_process));
       });
   if (!backends.ok()) return backends.status();
   absl::StatusOr<std::unique_ptr<VsockDevice>> vsock = VsockDevice::Create(options.device);

@@ -42,6 +42,8 @@
 #include "vhost/event_loop.h"
 #include "vhost/guest_memory.h"
 #include "vhost/host/tap.h"
+#include "vhost/inprocess/net_backend.h"
+#include "vhost/inprocess/vsock_backend.h"
 #include "vhost/kernel/net_backend.h"
 #include "vhost/kernel/vsock_backend.h"
 #include "vhost/offload.h"
@@ -81,6 +83,8 @@ struct NetOptions {
   TapOptions tap;
   // How vhost is used. `tap_fds` is set to the TAP's.
   NetBackendOptions backend;
+  // How this process serves the queues where vhost does not. What is said there of the TAP is set.
+  inprocess::InProcessNetOptions in_process;
 };
 
 // A socket device.
@@ -90,6 +94,9 @@ struct VsockOptions {
   // How vhost is used, and the guest's CID.
   VsockBackendOptions backend;
   VsockDeviceOptions device;  // its `guest_cid` is set to the one that the backend got
+  // How this process serves the device where vhost does not: behind a unix socket. Without a path
+  // for that (`host.uds_path`) it does not. Its `guest_cid` is set like the device's.
+  inprocess::InProcessVsockOptions in_process;
 };
 
 class ControlPlane {

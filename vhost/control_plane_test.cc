@@ -113,7 +113,9 @@ TEST_F(ControlPlaneTest, AssemblesASocketDeviceWithTheCidThatItGot) {
 
 TEST_F(ControlPlaneTest, SaysWhichDeviceAndWhatItLacks) {
   kernel_.mutable_options().vhost_net = false;
-  const absl::Status net = plane_->AddNet(Net("net0")).status();
+  NetOptions options = Net("net0");
+  options.policy = OffloadPolicy::kRequire;
+  const absl::Status net = plane_->AddNet(std::move(options)).status();
   EXPECT_EQ(kernel_abi::GetErrno(net), ENOENT);
   EXPECT_THAT(std::string(net.message()),
               AllOf(HasSubstr("net0: "), HasSubstr("/dev/vhost-net: open"), HasSubstr("ENOENT")));
@@ -124,11 +126,35 @@ TEST_F(ControlPlaneTest, SaysWhichDeviceAndWhatItLacks) {
   EXPECT_THAT(Names(), IsEmpty());
 }
 
+TEST_F(ControlPlaneTest, ServesInProcessWhatVhostCannotAndSaysWhy) {
+  kernel_.mutable_options().vhost_net = false;
+  kernel_.mutable_options().open_errors["/dev/vhost-vsock"] = EACCES;
+  ASSERT_TRUE(plane_->AddNet(Net("net0")).ok());
+  // A unix socket is what a host reaches such a guest by: without a path there is no candidate.
+  const absl::Status nobody = plane_->AddVsock(Vsock("vsock0")).status();
+  EXPECT_THAT(std::string(nobody.message()), HasSubstr("EACCES"));
+  VsockOptions vsock = Vsock("vsock0");
+  const std::string folder = ::testing::TempDir();
+  vsock.in_process.host.uds_path = absl::StrCat(folder, "/control-plane-", ::getpid(), ".vsock");
+  vsock.backend.cid = 7;
+  const auto added = plane_->AddVsock(std::move(vsock));
+  ASSERT_TRUE(added.ok()) << added.status();
+  EXPECT_EQ(plane_->Describe("vsock0")->guest_cid, 7);
+  for (const auto& [name, reason] :
+       {std::pair("net0", "/dev/vhost-net: open: ENOENT"), std::pair("vsock0", "EACCES")}) {
+    const auto report = plane_->Describe(name);
+    ASSERT_TRUE(report.ok());
+    EXPECT_EQ(report->backend->kind, BackendKind::kInProcess);
+    ASSERT_EQ(report->refusals.size(), 1) << name;
+    EXPECT_THAT(report->refusals[0].reason, HasSubstr(reason));
+  }
+}
+
 TEST_F(ControlPlaneTest, NeverOpensVhostUnderThePolicyNever) {
   NetOptions options = Net("net0");
   options.policy = OffloadPolicy::kNever;
-  const absl::Status status = plane_->AddNet(std::move(options)).status();
-  EXPECT_THAT(std::string(status.message()), HasSubstr("policy never"));
+  ASSERT_TRUE(plane_->AddNet(std::move(options)).ok());
+  EXPECT_EQ(plane_->Describe("net0")->backend->kind, BackendKind::kInProcess);
   for (const fakes::LoggedCall& call : kernel_.calls()) {
     EXPECT_THAT(call.Text(), ::testing::Not(HasSubstr("/dev/vhost-net")));
   }
@@ -192,7 +218,9 @@ TEST_F(ControlPlaneTest, RefusesMoreMemoryRegionsThanVhostTakes) {
   const fakes::GuestRam third(1 << 16, 0x80'0000);
   ASSERT_TRUE(memory_.Add(second.region()).ok());
   ASSERT_TRUE(memory_.Add(third.region()).ok());
-  const absl::Status status = plane_->AddNet(Net("net0")).status();
+  NetOptions options = Net("net0");
+  options.policy = OffloadPolicy::kRequire;
+  const absl::Status status = plane_->AddNet(std::move(options)).status();
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr("net0"), HasSubstr("max_mem_regions")));
 }

@@ -28,11 +28,13 @@ constexpr DeviceDriver kDrivers[] = {
 };
 
 constexpr char kWorkerCpus[] =
-    "host CPUs of the vhost workers, \"0-3:8\" (default: as this process)";
-constexpr char kWorkerNice[] = "nice value of the vhost workers";
-constexpr char kWorkerCgroup[] = "cgroup directory of the vhost workers";
+    "host CPUs of the threads that serve, \"0-3:8\" (default: as this process)";
+constexpr char kWorkerNice[] = "nice value of the threads that serve";
+constexpr char kWorkerCgroup[] = "cgroup directory of the threads that serve";
 constexpr char kPolicy[] = "who serves: require, prefer or never the host kernel (default require)";
-constexpr char kPollUs[] = "microseconds that a vhost worker polls before it sleeps (default 0)";
+constexpr char kPollUs[] =
+    "microseconds that a thread polls at most before it sleeps (default: 0 of vhost, 100 of this "
+    "process)";
 constexpr char kQueueSize[] = "entries of a queue, a power of two (default 256)";
 constexpr uint64_t kMostPollUs = 1'000'000;
 constexpr uint64_t kMostQueueEntries = 32768;

@@ -131,6 +131,10 @@ absl::StatusOr<vhost::NetOptions> MakeNetOptions(const DeviceOption& device, std
   options.backend.busyloop_us = static_cast<uint32_t>(device.Number("poll-us", 0));
   absl::StatusOr<vhost::WorkerPlacement> worker = ParseWorker(device);
   if (!worker.ok()) return worker.status();
+  options.in_process.thread_options.placement = *worker;
+  if (device.Has("poll-us")) {
+    options.in_process.thread_options.busy_poll_us = options.backend.busyloop_us;
+  }
   options.backend.worker = *std::move(worker);
   return options;
 }
@@ -155,6 +159,11 @@ absl::StatusOr<vhost::VsockOptions> MakeVsockOptions(const DeviceOption& device,
   options.backend.busyloop_us = static_cast<uint32_t>(device.Number("poll-us", 0));
   absl::StatusOr<vhost::WorkerPlacement> worker = ParseWorker(device);
   if (!worker.ok()) return worker.status();
+  options.in_process.host.uds_path = device.Text("uds-path");
+  options.in_process.thread_options.placement = *worker;
+  if (device.Has("poll-us")) {
+    options.in_process.thread_options.busy_poll_us = options.backend.busyloop_us;
+  }
   options.backend.worker = *std::move(worker);
   return options;
 }

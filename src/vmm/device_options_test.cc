@@ -29,13 +29,16 @@ absl::StatusOr<vhost::VsockOptions> Vsock(const std::string& properties) {
   return MakeVsockOptions(Parsed(absl::StrCat("vhost-vsock-pci", properties)), "vsock0");
 }
 
-TEST(DeviceOptions, DefaultsRequireTheKernelAndWithholdNothing) {
+// What the host kernel does not serve is asked for.
+constexpr vhost::VirtioFeatures kOffByDefault = {F::kRingPacked, F::kInOrder};
+
+TEST(DeviceOptions, DefaultsRequireTheKernelAndWithholdWhatItLacks) {
   const auto net = Net("");
   ASSERT_TRUE(net.ok()) << net.status();
   EXPECT_EQ(net->name, "net0");
   EXPECT_EQ(net->policy, vhost::OffloadPolicy::kRequire);
   EXPECT_EQ(net->device.queue_pairs, 1);
-  EXPECT_TRUE(net->device.withheld.empty());
+  EXPECT_EQ(net->device.withheld, kOffByDefault);
   EXPECT_EQ(net->tap.sndbuf_bytes, vhost::kDefaultSndbufBytes);
   EXPECT_EQ(net->backend.node, "/dev/vhost-net");
   EXPECT_TRUE(net->backend.worker.empty());
@@ -67,13 +70,14 @@ TEST(DeviceOptions, SwitchesThatAreOffWithholdTheirFeatures) {
   const auto net = Net(",csum=off,guest_tso4=off,mrg_rxbuf=on,event_idx=off");
   ASSERT_TRUE(net.ok());
   EXPECT_EQ(net->device.withheld,
-            (vhost::VirtioFeatures{F::kNetCsum, F::kNetGuestTso4, F::kEventIdx}));
+            (kOffByDefault | vhost::VirtioFeatures{F::kNetCsum, F::kNetGuestTso4, F::kEventIdx}));
+  EXPECT_TRUE(Net(",packed=on,in_order=on")->device.withheld.empty());
   const auto gso = Net(",gso=off,host_tso4=on");
   ASSERT_TRUE(gso.ok());
   EXPECT_TRUE(gso->device.withheld.Contains({F::kNetHostTso4, F::kNetGuestTso6, F::kNetHostUso}));
   const auto vsock = Vsock(",seqpacket=off,guest-cid=9");
   ASSERT_TRUE(vsock.ok());
-  EXPECT_EQ(vsock->device.withheld, (vhost::VirtioFeatures{F::kVsockSeqpacket}));
+  EXPECT_EQ(vsock->device.withheld, (kOffByDefault | vhost::VirtioFeatures{F::kVsockSeqpacket}));
   EXPECT_EQ(vsock->backend.cid, 9U);
 }
 

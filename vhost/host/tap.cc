@@ -103,6 +103,7 @@ void Tap::ProbeOffloads() {
 
 Tap::~Tap() {
   if (!found_.has_value()) return;
+  extra_offloads_ = 0;
   for (int queue = 0; queue < queues(); ++queue) SetQueueAttached(queue, true).IgnoreError();
   SetOffloads(0).IgnoreError();
   SetHeaderBytes(found_->header_bytes).IgnoreError();
@@ -129,8 +130,16 @@ absl::Status Tap::SetOffloads(unsigned offloads) {
                      kernel_abi::DescribeOffloads(offloads & ~supported_offloads_), " to offer"));
   }
   absl::Status status =
-      Call(subject(), kernel_abi::kTunSetOffload, kernel_abi::Offloads{offloads}).status();
+      Call(subject(), kernel_abi::kTunSetOffload, kernel_abi::Offloads{offloads | extra_offloads_})
+          .status();
   if (status.ok()) offloads_ = offloads;
+  return status;
+}
+
+absl::Status Tap::SetExtraOffloads(unsigned offloads) {
+  const unsigned before = std::exchange(extra_offloads_, offloads & supported_offloads_);
+  absl::Status status = SetOffloads(offloads_);
+  if (!status.ok()) extra_offloads_ = before;
   return status;
 }
 
@@ -160,8 +169,8 @@ TapReport Tap::Report(Links* links) const {
                    .header_bytes = header_bytes_,
                    .sndbuf_bytes = sndbuf_bytes_};
   for (const Queue& queue : queues_) report.active_queues += queue.attached ? 1 : 0;
-  if (offloads_ != 0) {
-    report.offloads = absl::StrSplit(kernel_abi::DescribeOffloads(offloads_), ' ');
+  if (const unsigned all = offloads_ | extra_offloads_; all != 0) {
+    report.offloads = absl::StrSplit(kernel_abi::DescribeOffloads(all), ' ');
   }
   if (links != nullptr) {
     if (const absl::StatusOr<LinkState> state = links->Get(name_); state.ok()) {

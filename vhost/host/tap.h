@@ -74,6 +74,8 @@ class Tap {
   absl::Status SetHeaderBytes(int bytes);
   // What it may deliver unfinished from now on: TUN_F_* bits, of those supported.
   absl::Status SetOffloads(unsigned offloads);
+  // The same beside those, whatever they are: for a backend that finishes packets itself.
+  absl::Status SetExtraOffloads(unsigned offloads);
   // A queue that is not attached gets no frames from the host, and keeps its fd. All are attached
   // at first. No-op if it is so already; a single-queue TAP is always attached.
   absl::Status SetQueueAttached(int queue, bool attached);
@@ -112,6 +114,7 @@ class Tap {
   int sndbuf_bytes_ = 0;
   unsigned supported_offloads_ = 0;
   unsigned offloads_ = 0;
+  unsigned extra_offloads_ = 0;
 };
 
 }  // namespace vhost
