@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
@@ -14,6 +15,7 @@
 #include "kernel-abi/event_fd.h"
 #include "kernel-abi/virtio.h"
 #include "tests/fakes/driver_ring.h"
+#include "vhost/inprocess/virtqueue_fixture.h"
 
 namespace vhost::inprocess {
 namespace {
@@ -25,75 +27,13 @@ using kernel_abi::kDescFNext;
 using kernel_abi::kDescFWrite;
 using ::testing::HasSubstr;
 
-class SplitQueueTest : public ::testing::Test {
+class SplitQueueTest : public VirtqueueTest {
  protected:
   void Build(DriverRing::Options options = {}, uint16_t base = 0) {
-    ring_ = std::make_unique<DriverRing>(ram_, options);
-    VirtioFeatures acked = {VirtioFeature::kIndirectDesc};
-    if (options.event_idx) acked.Set(VirtioFeature::kEventIdx);
-    Serve(acked, base);
+    VirtqueueTest::Build(options);
+    Serve(Acked(options), base);
   }
-  void Serve(VirtioFeatures acked, uint16_t base = 0) {
-    auto vring = Vring::Create(ring_->setup(), VringLayout::kSplit, *memory_);
-    ASSERT_TRUE(vring.ok()) << vring.status();
-    queue_.reset();  // The old one publishes before the new one looks.
-    queue_ =
-        Virtqueue::Create(kernel_abi::LinuxKernel(), *vring, base, acked, memory_, call_->get());
-  }
-  Chain MustTake() {
-    Chain chain;
-    EXPECT_TRUE(queue_->Take(chain)) << queue_->broken();
-    return chain;
-  }
-  bool NothingToTake() {
-    Chain chain;
-    return !queue_->Take(chain) && queue_->broken().ok();
-  }
-  absl::Status TakeError() {
-    Chain chain;
-    EXPECT_FALSE(queue_->Take(chain));
-    return queue_->broken();
-  }
-  void ReturnAndFlush(Chain chain, uint32_t written) {
-    chain.Return(written);
-    queue_->Flush();
-  }
-  static std::string Text(const Chain& chain) {
-    std::string text(chain.readable_bytes(), '\0');
-    EXPECT_TRUE(chain.Read(0, std::as_writable_bytes(std::span(text))).ok());
-    return text;
-  }
-  static std::span<const std::byte> AsBytes(const std::string& text) {
-    return std::as_bytes(std::span(text));
-  }
-
-  GuestRam ram_;
-  std::shared_ptr<const MemoryTable> memory_ = ram_.table();
-  std::unique_ptr<DriverRing> ring_;
-  absl::StatusOr<kernel_abi::EventFd> call_ =
-      kernel_abi::EventFd::Create(kernel_abi::LinuxKernel());
-  std::unique_ptr<Virtqueue> queue_;
 };
-
-TEST_F(SplitQueueTest, AnswersWhatTheDriverAsked) {
-  Build();
-  EXPECT_TRUE(NothingToTake());
-  const uint16_t head =
-      ring_->Chain().Readable("pi").Readable("ng").Writable(3).Writable(9).Publish();
-  Chain chain = MustTake();
-  EXPECT_EQ(Text(chain), "ping");
-  EXPECT_EQ(chain.writable_bytes(), 12u);
-  ASSERT_TRUE(chain.Write(0, AsBytes("pong!")).ok());
-  EXPECT_FALSE(ring_->TakeUsed().has_value());
-  chain.Return(5);
-  queue_->Flush();
-  const auto used = ring_->TakeUsed();
-  ASSERT_TRUE(used.has_value());
-  EXPECT_EQ(used->head, head);
-  EXPECT_EQ(used->text(), "pong!");
-  EXPECT_FALSE(ring_->TakeUsed().has_value());
-  EXPECT_TRUE(NothingToTake());
-}
 
 TEST_F(SplitQueueTest, ReadsAndWritesFromTheMiddleAcrossDescriptors) {
   Build();
@@ -119,15 +59,6 @@ TEST_F(SplitQueueTest, RefusesToReadOrWriteBeyondAChain) {
   EXPECT_TRUE(chain.Read(3, {}).ok());
 }
 
-TEST_F(SplitQueueTest, ReturnsADroppedChainWithoutBytes) {
-  Build();
-  ring_->Chain().Writable(8).Publish();
-  { Chain dropped = MustTake(); }
-  queue_->Flush();
-  EXPECT_EQ(ring_->TakeUsed()->written, 0u);
-  EXPECT_EQ(queue_->in_flight(), 0);
-}
-
 TEST_F(SplitQueueTest, ReturnsAChainOnceHoweverOftenItIsMovedAndReturned) {
   Build();
   ring_->Chain().Writable(8).Publish();
@@ -146,28 +77,6 @@ TEST_F(SplitQueueTest, NeverReportsMoreBytesThanAChainHasRoomFor) {
   ring_->Chain().Writable(8).Publish();
   ReturnAndFlush(MustTake(), 100);
   EXPECT_EQ(ring_->TakeUsed()->written, 8u);
-}
-
-TEST_F(SplitQueueTest, ReturnsChainsInAnyOrder) {
-  Build();
-  const uint16_t a = ring_->Chain().Writable(1).Publish();
-  const uint16_t b = ring_->Chain().Writable(1).Publish();
-  Chain first = MustTake();
-  Chain second = MustTake();
-  EXPECT_EQ(queue_->in_flight(), 2);
-  second.Return(1);
-  first.Return(1);
-  queue_->Flush();
-  EXPECT_EQ(ring_->TakeUsed()->head, b);
-  EXPECT_EQ(ring_->TakeUsed()->head, a);
-}
-
-TEST_F(SplitQueueTest, FollowsAnIndirectTable) {
-  Build();
-  ring_->Chain().Readable("in").Readable("direct").Writable(4).Indirect().Publish();
-  Chain chain = MustTake();
-  EXPECT_EQ(Text(chain), "indirect");
-  EXPECT_EQ(chain.writable_bytes(), 4u);
 }
 
 TEST_F(SplitQueueTest, TakesAnIndirectDescriptorBehindDirectOnesAndIgnoresItsWriteFlag) {
@@ -201,10 +110,31 @@ TEST_F(SplitQueueTest, CountsUsedEntriesOnFromAServerBeforeIt) {
     ring_->Chain().Writable(1).Publish();
     ReturnAndFlush(MustTake(), 1);
   }
-  Serve({}, queue_->base());
+  Serve({VirtioFeature::kVersion1}, queue_->base());
   ring_->Chain().Writable(1).Publish();
   ReturnAndFlush(MustTake(), 1);
   EXPECT_EQ(ring_->used_index(), 4);
+}
+
+TEST_F(SplitQueueTest, TellsOfABatchInOrderWithOneEntryAtThePlaceOfItsFirstChain) {
+  Build({.size = 8, .in_order = true});
+  const auto entry = [this](uint16_t slot) {
+    kernel_abi::VirtqUsedElem element;
+    std::memcpy(&element, ram_.Host(ring_->setup().device + 4 + 8 * uint64_t{slot}),
+                sizeof(element));
+    return element;
+  };
+  // Three that are used completely and one that is not are one batch; then there is another.
+  const uint32_t written[] = {4, 4, 4, 1, 2};
+  for (size_t i = 0; i < std::size(written); ++i) ring_->Chain().Writable(4).Publish();
+  for (const uint32_t bytes : written) MustTake().Return(bytes);
+  queue_->Flush();
+  EXPECT_EQ(ring_->used_index(), 5);
+  EXPECT_EQ(entry(0).id, 3u);
+  EXPECT_EQ(entry(0).len, 1u);
+  EXPECT_EQ(entry(4).id, 4u);
+  EXPECT_EQ(entry(4).len, 2u);
+  for (const uint32_t bytes : written) EXPECT_EQ(ring_->TakeUsed()->written, bytes);
 }
 
 // ---- Suppression -------------------------------------------------------------------------------
@@ -232,70 +162,6 @@ TEST_F(SplitQueueTest, SignalsOnceTheUsedIndexPassesTheDriversEvent) {
     ReturnAndFlush(MustTake(), 1);
     queue_->SignalUsed();
     EXPECT_EQ(call_->Drain(), expected) << "used index " << ring_->used_index();
-  }
-}
-
-TEST_F(SplitQueueTest, SignalsOnceForABatchThatPassesTheDriversEvent) {
-  Build({.event_idx = true});
-  ring_->WantInterruptAfter(1);
-  for (int i = 0; i < 4; ++i) ring_->Chain().Writable(1).Publish();
-  for (int i = 0; i < 4; ++i) ReturnAndFlush(MustTake(), 1);
-  queue_->SignalUsed();
-  EXPECT_TRUE(call_->Drain());
-}
-
-TEST_F(SplitQueueTest, AsksForNoKicksWhileItIsAtWork) {
-  for (const bool event_idx : {false, true}) {
-    Build({.event_idx = event_idx});
-    EXPECT_FALSE(queue_->EnableKicks());
-    ring_->Chain().Writable(1).Publish();
-    EXPECT_TRUE(ring_->KickWanted());
-    queue_->DisableKicks();
-    ReturnAndFlush(MustTake(), 1);
-    ring_->Chain().Writable(1).Publish();
-    EXPECT_FALSE(ring_->KickWanted());
-    // What came while kicks were off is seen when they are asked for again.
-    EXPECT_TRUE(queue_->EnableKicks());
-    ReturnAndFlush(MustTake(), 1);
-    EXPECT_FALSE(queue_->EnableKicks());
-    ring_->Chain().Writable(1).Publish();
-    EXPECT_TRUE(ring_->KickWanted());
-  }
-}
-
-TEST_F(SplitQueueTest, LosesNoWakeUpAgainstADriverOnAnotherThread) {
-  for (const bool event_idx : {false, true}) {
-    Build({.size = 4, .event_idx = event_idx});
-    absl::StatusOr<kernel_abi::EventFd> kick =
-        kernel_abi::EventFd::Create(kernel_abi::LinuxKernel());
-    ASSERT_TRUE(kick.ok());
-    constexpr int kChains = 20'000;
-    const GuestAddress buffer = ram_.Allocate(4);
-    ASSERT_FALSE(queue_->EnableKicks());
-    std::thread device([&] {
-      for (int taken = 0; taken < kChains;) {
-        // A lost kick shows as a hang here, which the test's time limit ends.
-        while (!kick->Drain()) std::this_thread::yield();
-        do {
-          queue_->DisableKicks();
-          Chain chain;
-          while (queue_->Take(chain)) {
-            chain.Return(4);
-            ++taken;
-          }
-          ASSERT_TRUE(queue_->broken().ok()) << queue_->broken();
-          queue_->SignalUsed();
-        } while (queue_->EnableKicks());
-      }
-    });
-    for (int i = 0; i < kChains; ++i) {
-      while (static_cast<uint16_t>(i - ring_->used_index()) >= 4) std::this_thread::yield();
-      ring_->PutDesc(i % 4, {Value(buffer), 4, kDescFWrite, 0});
-      ring_->PutAvailable(i % 4);
-      if (ring_->KickWanted()) kick->Signal();
-    }
-    device.join();
-    EXPECT_EQ(ring_->used_index(), static_cast<uint16_t>(kChains));
   }
 }
 
@@ -439,7 +305,7 @@ INSTANTIATE_TEST_SUITE_P(, HostileSplitQueueTest, ::testing::ValuesIn(kHostileRi
 
 TEST_F(SplitQueueTest, RefusesIndirectDescriptorsThatWereNotNegotiated) {
   Build();
-  Serve({});
+  Serve({VirtioFeature::kVersion1}, 0);
   ring_->Chain().Readable("x").Indirect().Publish();
   EXPECT_THAT(std::string(TakeError().message()), HasSubstr("not negotiated"));
 }

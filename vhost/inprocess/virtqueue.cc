@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "kernel-abi/event_fd.h"
 #include "kernel-abi/virtio.h"
+#include "vhost/inprocess/packed_queue.h"
 #include "vhost/inprocess/split_queue.h"
 
 namespace vhost::inprocess {
@@ -92,10 +93,15 @@ std::unique_ptr<Virtqueue> Virtqueue::Create(kernel_abi::Kernel& kernel, const V
   const Options options{.event_idx = acked.Has(VirtioFeature::kEventIdx),
                         .indirect_desc = acked.Has(VirtioFeature::kIndirectDesc),
                         .in_order = acked.Has(VirtioFeature::kInOrder)};
-  auto queue =
-      std::make_unique<SplitQueue>(kernel, vring, base, options, std::move(memory), call_fd);
+  const bool packed = acked.Has(VirtioFeature::kRingPacked);
+  std::unique_ptr<Virtqueue> queue;
   if (vring.layout() == VringLayout::kPacked) {
-    queue->Break(absl::UnimplementedError("packed rings are not served by this process yet"));
+    queue = std::make_unique<PackedQueue>(kernel, vring, base, options, std::move(memory), call_fd);
+  } else {
+    queue = std::make_unique<SplitQueue>(kernel, vring, base, options, std::move(memory), call_fd);
+  }
+  if (packed != (vring.layout() == VringLayout::kPacked)) {
+    queue->Break(absl::InvalidArgumentError("VIRTIO_F_RING_PACKED and the ring's layout differ"));
   }
   return queue;
 }

@@ -141,7 +141,7 @@ class Virtqueue {
   void SetMemory(std::shared_ptr<const MemoryTable> memory);
   void SetCall(int call_fd) { call_fd_ = call_fd; }
 
-  // Where another server goes on, once every chain taken was returned and published.
+  // Where another server goes on, once every chain that was taken has been returned, and published.
   virtual VringBase base() const = 0;
   uint16_t size() const { return vring_.size(); }
   const Vring& vring() const { return vring_; }
