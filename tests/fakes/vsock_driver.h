@@ -112,6 +112,11 @@ class SlotRing {
   void WantInterrupts(bool wanted) const {
     Word(setup_.driver).store(wanted ? 0 : kernel_abi::kAvailFNoInterrupt);
   }
+  // With EVENT_IDX: for the next chain that the device returns.
+  void WantInterruptNext() const {
+    Word(setup_.driver + 4 + 2 * uint64_t{setup_.size}).store(used_);
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+  }
   uint16_t available_index() const { return avail_; }
   uint16_t taken_index() const { return used_; }
 
@@ -199,6 +204,14 @@ class VsockDriver {
     transmit_.Publish(*slot, kHeaderBytes + static_cast<uint32_t>(payload.size()));
     return true;
   }
+  // The same with `length` bytes of payload that happen to be in the buffer: for benches.
+  bool SendInPlace(const Header& header, uint32_t length) {
+    const std::optional<uint16_t> slot = FreeSlot();
+    if (!slot.has_value()) return false;
+    std::memcpy(transmit_.buffer(*slot), &header, kHeaderBytes);
+    transmit_.Publish(*slot, kHeaderBytes + length);
+    return true;
+  }
   // Publishes a chain with these bytes, whatever they are.
   bool SendBytes(std::span<const std::byte> bytes) {
     const std::optional<uint16_t> slot = FreeSlot();
@@ -229,6 +242,15 @@ class VsockDriver {
     unposted_.push_back(slot);
     if (!keep_) PostReceive();
     return packet;
+  }
+  // The same, of which only the header is looked at: for benches.
+  bool ReceiveInPlace(Header& header) {
+    const auto used = receive_.TakeUsed();
+    if (!used.has_value()) return false;
+    std::memcpy(&header, receive_.buffer(used->first), kHeaderBytes);
+    unposted_.push_back(used->first);
+    PostReceive();
+    return true;
   }
 
  private:
