@@ -77,6 +77,29 @@ struct BackendVringReport {
   std::string problem;                      // why it is not served any more, if it is not
 };
 
+// A connection of a socket device that this process serves.
+struct ConnectionReport {
+  std::string type;   // "stream", "seqpacket"
+  std::string state;  // "dialling", "requested", "established", "closing", "resetting", "closed"
+  bool by_guest = false;  // the guest asked for it
+  uint32_t guest_port = 0;
+  uint32_t host_port = 0;
+  uint64_t bytes_to_guest = 0;
+  uint64_t bytes_from_guest = 0;
+  uint32_t credit_bytes = 0;        // that may be sent to the guest now
+  uint32_t guest_credit_bytes = 0;  // that the guest may send
+  uint32_t held_bytes = 0;          // of the guest's, that the host's process has not taken yet
+};
+
+struct SocketsReport {
+  uint64_t open = 0;         // connections now
+  uint64_t half_open = 0;    // of them; and clients that have not said yet where they want to go
+  uint64_t established = 0;  // since the backend was made
+  uint64_t bad_clients = 0;  // that said nothing, or nonsense, instead of CONNECT
+  uint64_t held_bytes = 0;   // of all connections
+  std::vector<ConnectionReport> connections;  // not more than the first 100
+};
+
 struct BackendReport {
   BackendKind kind = BackendKind::kKernel;
   std::string node;  // "/dev/vhost-net", or how an fd came in
@@ -87,6 +110,7 @@ struct BackendReport {
   uint32_t max_memory_regions = 0;
   std::vector<BackendVringReport> vrings;
   std::vector<WorkerReport> workers;
+  std::optional<SocketsReport> sockets;  // of a socket device that this process serves
 };
 
 struct RefusalReport {  // a candidate that does not serve, though it was preferred

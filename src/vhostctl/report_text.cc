@@ -279,6 +279,28 @@ void Taps(std::string* out, const DeviceReport& report) {
   }
 }
 
+void Sockets(std::string* out, const DeviceReport& report) {
+  if (!report.backend.has_value() || !report.backend->sockets.has_value()) return;
+  const SocketsReport& sockets = *report.backend->sockets;
+  Fact(out, "connections",
+       absl::StrCat(sockets.open, ", half-open ", sockets.half_open, ", established since start ",
+                    sockets.established, ", bad clients ", sockets.bad_clients, ", held ",
+                    sockets.held_bytes, " bytes"));
+  Rows rows;
+  for (const ConnectionReport& each : sockets.connections) {
+    rows.push_back({absl::StrCat("guest ", each.guest_port, each.by_guest ? " -> " : " <- ",
+                                 "host ", each.host_port),
+                    Text(each.type), Text(each.state),
+                    absl::StrCat("to guest ", each.bytes_to_guest, " (credit ", each.credit_bytes,
+                                 "), from guest ", each.bytes_from_guest, " (credit ",
+                                 each.guest_credit_bytes, ", held ", each.held_bytes, ")")});
+  }
+  if (sockets.open > sockets.connections.size()) {
+    rows.push_back({absl::StrCat("and ", sockets.open - sockets.connections.size(), " more")});
+  }
+  absl::StrAppend(out, Columns(rows, 2 * kIndent));
+}
+
 void Workers(std::string* out, const DeviceReport& report) {
   if (!report.backend.has_value()) return;
   if (report.backend->workers.empty()) Fact(out, "workers", Unknown("the backend reports none"));
@@ -323,6 +345,7 @@ std::string ReportText(const control::ProcessInfo& process, const DeviceReport& 
   Memory(&out, report);
   Wiring(&out, report);
   Taps(&out, report);
+  Sockets(&out, report);
   Workers(&out, report);
   return out;
 }

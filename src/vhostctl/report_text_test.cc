@@ -86,6 +86,9 @@ constexpr char kNetText[] = R"(net0: net, virtio-pci 00:01.0, VM demo, process 1
     link         up
     mtu          1500 bytes
     sndbuf       1048576 bytes
+  connections:    2, half-open 1, established since start 7, bad clients 3, held 4096 bytes
+    guest 1024 -> host 52  stream  established  to guest 10 (credit 262144), from guest 20 (credit 258048, held 4096)
+    and 1 more
   worker:         4321 vhost-4320
     queues    0 1
     cpu time  1.234568 s

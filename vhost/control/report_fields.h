@@ -149,6 +149,30 @@ void Fields(Archive& archive, Report& tap) {
   archive.Value("sndbuf_bytes", tap.sndbuf_bytes);
 }
 
+template <typename Archive, ReportOf<ConnectionReport> Report>
+void Fields(Archive& archive, Report& connection) {
+  archive.Value("type", connection.type);
+  archive.Value("state", connection.state);
+  archive.Value("by_guest", connection.by_guest);
+  archive.Value("guest_port", connection.guest_port);
+  archive.Value("host_port", connection.host_port);
+  archive.Value("bytes_to_guest", connection.bytes_to_guest);
+  archive.Value("bytes_from_guest", connection.bytes_from_guest);
+  archive.Value("credit_bytes", connection.credit_bytes);
+  archive.Value("guest_credit_bytes", connection.guest_credit_bytes);
+  archive.Value("held_bytes", connection.held_bytes);
+}
+
+template <typename Archive, ReportOf<SocketsReport> Report>
+void Fields(Archive& archive, Report& sockets) {
+  archive.Value("open", sockets.open);
+  archive.Value("half_open", sockets.half_open);
+  archive.Value("established", sockets.established);
+  archive.Value("bad_clients", sockets.bad_clients);
+  archive.Value("held_bytes", sockets.held_bytes);
+  archive.List("connections", sockets.connections);
+}
+
 template <typename Archive, ReportOf<BackendReport> Report>
 void Fields(Archive& archive, Report& backend) {
   archive.Named("kind", backend.kind);
@@ -160,6 +184,7 @@ void Fields(Archive& archive, Report& backend) {
   archive.Value("max_memory_regions", backend.max_memory_regions);
   archive.List("vrings", backend.vrings);
   archive.List("workers", backend.workers);
+  archive.Object("sockets", backend.sockets);
 }
 
 template <typename Archive, ReportOf<ReceiveFilterReport> Report>

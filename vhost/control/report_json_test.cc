@@ -24,7 +24,9 @@ using ::testing::Not;
   [[maybe_unused]] auto [o1, o2] = DropReport();
   [[maybe_unused]] auto [p1, p2, p3, p4, p5, p6, p7, p8, p9, p10] = DataPathReport();
   [[maybe_unused]] auto [b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b11] = BackendVringReport();
-  [[maybe_unused]] auto [k1, k2, k3, k4, k5, k6, k7, k8, k9] = BackendReport();
+  [[maybe_unused]] auto [k1, k2, k3, k4, k5, k6, k7, k8, k9, k10] = BackendReport();
+  [[maybe_unused]] auto [s1, s2, s3, s4, s5, s6] = SocketsReport();
+  [[maybe_unused]] auto [c1, c2, c3, c4, c5, c6, c7, c8, c9, c10] = ConnectionReport();
   [[maybe_unused]] auto [r1, r2] = RefusalReport();
   [[maybe_unused]] auto [v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11] = VringReport();
   [[maybe_unused]] auto [i1, i2, i3, i4, i5, i6] = VringIndices();
@@ -53,6 +55,10 @@ TEST(ReportJson, HasEveryMember) {
            R"("transport":"virtio-pci 00:01.0")",
            R"("status":15,"status_names":["ACKNOWLEDGE","DRIVER","DRIVER_OK","FEATURES_OK"])",
            R"("problem":"")",
+           R"("sockets":{"open":2,"half_open":1,"established":7,"bad_clients":3,"held_bytes":4096,)"
+           R"("connections":[{"type":"stream","state":"established","by_guest":true,)"
+           R"("guest_port":1024,"host_port":52,"bytes_to_guest":10,"bytes_from_guest":20,)"
+           R"("credit_bytes":262144,"guest_credit_bytes":258048,"held_bytes":4096}]})",
            R"("offered":{"bits":"0x20000000120000021","names":["VIRTIO_NET_F_CSUM",)",
            R"("acked":{"bits":"0x100000020","names":["VIRTIO_NET_F_MAC","VIRTIO_F_VERSION_1"]})",
            R"("policy":"prefer")",

@@ -66,6 +66,21 @@ inline DeviceReport SampleNet() {
                       .name = "vhost-\x1b[31m",
                       .queues = {},
                       .unknown_because = "/proc/4322: ENOENT (No such file or directory)"}};
+  backend.sockets = SocketsReport{.open = 2,
+                                  .half_open = 1,
+                                  .established = 7,
+                                  .bad_clients = 3,
+                                  .held_bytes = 4096,
+                                  .connections = {{.type = "stream",
+                                                   .state = "established",
+                                                   .by_guest = true,
+                                                   .guest_port = 1024,
+                                                   .host_port = 52,
+                                                   .bytes_to_guest = 10,
+                                                   .bytes_from_guest = 20,
+                                                   .credit_bytes = 262144,
+                                                   .guest_credit_bytes = 258048,
+                                                   .held_bytes = 4096}}};
   report.backend = backend;
   report.refusals = {{BackendKind::kVhostUser, "/run/vu.sock: connect: ENOENT"}};
   report.vrings = {{.queue = 0,

@@ -21,11 +21,48 @@ constexpr size_t kReceive = 0;
 constexpr size_t kTransmit = 1;
 // Tokens of what is watched: a queue's number for its kicks, and this.
 constexpr uint32_t kSocketsToken = 2;
+constexpr size_t kConnectionsTold = 100;
 
 // Where a driver begins: entry 0, and in a packed ring both wrap counters set.
 bool IsFirstEntry(const BackendVring& vring) {
   return vring.base == 0 ||
          (vring.vring.layout() == VringLayout::kPacked && vring.base == 0x8000'8000);
+}
+
+DataPathReport ReportOf(const VsockQueueStats& stats) {
+  DataPathReport report{.packets = stats.packets,
+                        .bytes = stats.bytes,
+                        .calls = stats.calls,
+                        .suppressed_calls = stats.suppressed_calls};
+  for (size_t i = 0; i < stats.drops.size(); ++i) {
+    if (stats.drops[i] == 0) continue;
+    report.drops.push_back({Name(static_cast<VsockDrop>(i)), stats.drops[i]});
+  }
+  return report;
+}
+
+SocketsReport ReportSockets(const VsockMux& mux) {
+  SocketsReport report{.open = mux.connections(),
+                       .half_open = mux.half_open(),
+                       .established = mux.stats().connections,
+                       .bad_clients = mux.stats().garbage_clients,
+                       .held_bytes = mux.stats().buffered_bytes};
+  mux.ForEachLink([&](const VsockLink& link) {
+    if (report.connections.size() == kConnectionsTold) return;
+    const VsockConnection& connection = link.connection;
+    const VsockReceiveCredit& receive = connection.receive_credit();
+    report.connections.push_back({.type = Name(connection.type()),
+                                  .state = Name(connection.state()),
+                                  .by_guest = link.by_guest,
+                                  .guest_port = connection.ports().guest,
+                                  .host_port = connection.ports().host,
+                                  .bytes_to_guest = link.bytes_to_guest,
+                                  .bytes_from_guest = link.bytes_from_guest,
+                                  .credit_bytes = connection.sendable(),
+                                  .guest_credit_bytes = receive.buffer_bytes() - receive.held(),
+                                  .held_bytes = link.backlog().bytes()});
+  });
+  return report;
 }
 
 }  // namespace
@@ -271,6 +308,7 @@ BackendReport InProcessVsockBackend::Report() const {
                        .running = running_.has_value(),
                        .memory_updates = memory_updates_};
   thread_->Call([&] {
+    const DataThread::TaskStats task = thread_->task_stats(*this);
     for (size_t i = 0; i < kQueues; ++i) {
       const Queue& queue = queues_[i];
       BackendVringReport vring{.queue = static_cast<int>(i),
@@ -278,9 +316,18 @@ BackendReport InProcessVsockBackend::Report() const {
                                .call_fd = queue.call_fd,
                                .err_fd = queue.error.get(),
                                .errors = queue.errors};
-      if (queue.ring != nullptr) vring.last_avail = static_cast<uint16_t>(queue.ring->base());
-      report.vrings.push_back(vring);
+      if (queue.ring != nullptr) {
+        vring.last_avail = static_cast<uint16_t>(queue.ring->base());
+        if (!queue.ring->broken().ok()) vring.problem = std::string(queue.ring->broken().message());
+      }
+      const VsockStats& stats = mux_->stats();
+      vring.data_path = ReportOf(i == kReceive ? stats.to_guest : stats.from_guest);
+      vring.data_path->kicks = queue.kicks;
+      vring.data_path->wake_ups = task.wake_ups;
+      vring.data_path->polls = task.polls;
+      report.vrings.push_back(std::move(vring));
     }
+    report.sockets = ReportSockets(*mux_);
   });
   WorkerReport worker = thread_->Report();
   worker.queues = {0, 1};

@@ -142,8 +142,8 @@ TEST_F(VsockBackendTest, ServesAGuestOnItsOwnThread) {
   Connection connection = Connect(machine, 3);
   Exchange(machine, connection, 2'000'000);
   const VsockStats stats = backend->stats();
-  EXPECT_EQ(stats.bytes_from_guest, 2'000'000u);
-  EXPECT_EQ(stats.bytes_to_guest, 2'000'000u);
+  EXPECT_EQ(stats.from_guest.bytes, 2'000'000u);
+  EXPECT_EQ(stats.to_guest.bytes, 2'000'000u);
   EXPECT_TRUE(machine.calls[0].Drain());
 }
 
@@ -250,6 +250,36 @@ TEST_F(VsockBackendTest, RefusesWhatItCannotServeAndHoldsNothingThen) {
       InProcessVsockBackend::Create(LinuxKernel(),
                                     {.guest_cid = 2, .host = {.uds_path = folder_ + "/x"}})
           .status()));
+}
+
+TEST_F(VsockBackendTest, TellsOfItsQueuesAndConnections) {
+  Machine machine(3);
+  auto backend = Make(3);
+  ASSERT_TRUE(backend->Start(machine.StartAt()).ok());
+  Connection connection = Connect(machine, 3);
+  Exchange(machine, connection, 10'000);
+  auto* refused = machine.guest.Connect(99);
+  EXPECT_TRUE(machine.RunUntil([&] { return refused->reset; }));
+  const BackendReport report = backend->Report();
+  EXPECT_EQ(report.kind, BackendKind::kInProcess);
+  EXPECT_EQ(report.node, Path(3));
+  EXPECT_TRUE(report.running);
+  ASSERT_EQ(report.vrings.size(), 2u);
+  ASSERT_TRUE(report.vrings[0].data_path.has_value());
+  EXPECT_EQ(report.vrings[0].data_path->bytes, 10'000u);
+  EXPECT_EQ(report.vrings[1].data_path->bytes, 10'000u);
+  EXPECT_GT(report.vrings[1].data_path->kicks, 0u);
+  ASSERT_EQ(report.vrings[1].data_path->drops.size(), 1u);
+  EXPECT_EQ(report.vrings[1].data_path->drops[0].reason, "refused");
+  ASSERT_TRUE(report.sockets.has_value());
+  EXPECT_EQ(report.sockets->open, 1u);
+  EXPECT_EQ(report.sockets->established, 1u);
+  ASSERT_EQ(report.sockets->connections.size(), 1u);
+  EXPECT_EQ(report.sockets->connections[0].state, "established");
+  EXPECT_EQ(report.sockets->connections[0].host_port, 52u);
+  EXPECT_EQ(report.sockets->connections[0].bytes_to_guest, 10'000u);
+  EXPECT_EQ(report.sockets->connections[0].bytes_from_guest, 10'000u);
+  EXPECT_TRUE(report.sockets->connections[0].by_guest);
 }
 
 TEST_F(VsockBackendTest, TakesAnotherMemoryTableWhereItsRingsStay) {

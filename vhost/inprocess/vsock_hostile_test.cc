@@ -284,7 +284,7 @@ TEST_F(VsockMuxTest, AFloodOfStraysWithoutReceiveBuffersIsHeldBackNotQueued) {
     Poll();
   }
   // As many as there can be resets, and a ring full that waits.
-  EXPECT_LE(mux_->stats().packets_from_guest, 256u);
+  EXPECT_LE(mux_->stats().from_guest.packets, 256u);
   EXPECT_LE(sent, 256 + 256);
   // With receive buffers all are answered.
   driver_->PostReceive(64);

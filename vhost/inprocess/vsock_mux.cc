@@ -117,15 +117,15 @@ bool VsockMux::ServeTransmit() {
     chain.Return(0);
   }
   if (taken == 0) return false;
-  if (transmit_->SignalUsed()) ++stats_.calls_from_guest;
+  ++(transmit_->SignalUsed() ? stats_.from_guest.calls : stats_.from_guest.suppressed_calls);
   return true;
 }
 
 void VsockMux::OnChain(const Chain& chain) {
-  ++stats_.packets_from_guest;
+  ++stats_.from_guest.packets;
   VsockHeader header;
   if (!chain.Read(0, std::as_writable_bytes(std::span(&header, 1))).ok()) {
-    return Drop(VsockDrop::kShortChain);
+    return stats_.from_guest.Drop(VsockDrop::kShortChain);
   }
   const std::optional<VsockDrop> wrong = CheckFromGuest(
       header, chain.readable_bytes() - kVsockHeaderBytes, options_.guest_cid, seqpacket_acked_);
@@ -150,7 +150,7 @@ void VsockMux::OnChain(const Chain& chain) {
 }
 
 void VsockMux::Refuse(const VsockHeader& header, VsockDrop why) {
-  Drop(why);
+  stats_.from_guest.Drop(why);
   if (IsAnsweredWithReset(why, header)) resets_.push_back(ResetFor(header));
 }
 
@@ -174,7 +174,7 @@ void VsockMux::OnPacket(VsockLink& link, const VsockHeader& header, const Chain&
       break;
     case Action::kDropped:
     case Action::kReset:
-      Drop(link.connection.last_drop());
+      stats_.from_guest.Drop(link.connection.last_drop());
       break;
     case Action::kEstablished:
       ++stats_.connections;
@@ -194,12 +194,12 @@ void VsockMux::OnPacket(VsockLink& link, const VsockHeader& header, const Chain&
         payload_.push_back({static_cast<std::byte*>(piece.iov_base) + skipped, length});
         left -= length;
       }
-      stats_.bytes_from_guest += header.len;
+      stats_.from_guest.bytes += header.len;
       const uint32_t before = link.backlog().bytes();
       const std::optional<VsockDrop> drop =
           link.Deliver(payload_, (header.flags & kernel_abi::kVsockSeqEom) != 0);
       stats_.buffered_bytes += uint64_t{link.backlog().bytes()} - before;
-      if (drop.has_value()) Drop(*drop);
+      if (drop.has_value()) stats_.from_guest.Drop(*drop);
       break;
     }
   }

@@ -50,17 +50,20 @@ struct VsockMuxOptions {
 };
 
 // Counts since the creation.
-struct VsockStats {
-  uint64_t packets_from_guest = 0;
-  uint64_t bytes_from_guest = 0;  // of payload
-  uint64_t packets_to_guest = 0;
-  uint64_t bytes_to_guest = 0;
-  uint64_t connections = 0;       // that were established
-  uint64_t garbage_clients = 0;   // that did not say CONNECT, or not in time
-  uint64_t calls_from_guest = 0;  // interrupts for the transmit queue
-  uint64_t calls_to_guest = 0;    // and for the receive queue
-  uint64_t buffered_bytes = 0;    // held now, in all backlogs
+struct VsockQueueStats {
+  uint64_t packets = 0;
+  uint64_t bytes = 0;  // of payload
+  uint64_t calls = 0;
+  uint64_t suppressed_calls = 0;
   std::array<uint64_t, static_cast<size_t>(VsockDrop::kCount)> drops{};
+  void Drop(VsockDrop why, uint64_t count = 1) { drops[static_cast<size_t>(why)] += count; }
+};
+struct VsockStats {
+  VsockQueueStats to_guest;      // the receive queue
+  VsockQueueStats from_guest;    // the transmit queue
+  uint64_t connections = 0;      // that were established
+  uint64_t garbage_clients = 0;  // that did not say CONNECT, or not in time
+  uint64_t buffered_bytes = 0;   // held now, in all backlogs
 };
 
 class VsockMux {
@@ -93,6 +96,8 @@ class VsockMux {
   void DropConnections();
 
   size_t connections() const { return links_.size(); }
+  // Those without an answer, and clients that have not said yet where they want to go.
+  size_t half_open() const { return dialling_ + half_open_clients(); }
   const VsockStats& stats() const { return stats_; }
   // Calls `see(link)` for each connection.
   void ForEachLink(const std::function<void(const VsockLink&)>& see) const;
@@ -121,7 +126,6 @@ class VsockMux {
   void OnChain(const Chain& chain);
   void OnRequest(const VsockHeader& header);
   void OnPacket(VsockLink& link, const VsockHeader& header, const Chain& chain);
-  void Drop(VsockDrop why) { ++stats_.drops[static_cast<size_t>(why)]; }
   void Refuse(const VsockHeader& header, VsockDrop why);
   // The window of one connection more; nullopt if there are no bytes left for it.
   std::optional<uint32_t> ChooseWindow(VsockType type) const;

@@ -115,10 +115,15 @@ class VsockMuxTest : public testing::Test {
     now_ += time;
     guest_->Run();
   }
-  uint64_t Drops(VsockDrop drop) const { return mux_->stats().drops[static_cast<size_t>(drop)]; }
+  uint64_t Drops(VsockDrop drop) const {
+    const auto index = static_cast<size_t>(drop);
+    return mux_->stats().to_guest.drops[index] + mux_->stats().from_guest.drops[index];
+  }
   uint64_t AllDrops() const {
     uint64_t sum = 0;
-    for (uint64_t count : mux_->stats().drops) sum += count;
+    for (int i = 0; i < static_cast<int>(VsockDrop::kCount); ++i) {
+      sum += Drops(static_cast<VsockDrop>(i));
+    }
     return sum;
   }
 

@@ -67,7 +67,7 @@ bool VsockMux::ServeEvents() {
       const uint32_t before = link->second->backlog().bytes();
       const std::optional<VsockDrop> drop = link->second->Flush();
       stats_.buffered_bytes -= before - link->second->backlog().bytes();
-      if (drop.has_value()) Drop(*drop);
+      if (drop.has_value()) stats_.from_guest.Drop(*drop);
       Settle(*link->second);
     } else if (const auto client = clients_.find(id); client != clients_.end()) {
       OnClient(id, client->second, ready);
@@ -131,7 +131,7 @@ void VsockMux::ConnectClient(uint64_t id, Client client, uint32_t port, uint32_t
           ? ChooseWindow(client.type)
           : std::nullopt;
   // It sees the end of its connection, which is all that it can be told.
-  if (!window.has_value()) return Drop(VsockDrop::kConnectionLimit);
+  if (!window.has_value()) return stats_.to_guest.Drop(VsockDrop::kConnectionLimit);
   const VsockPorts ports = {.guest = port, .host = *host_port};
   VsockLink* link =
       AddLink(id, VsockConnection::FromHost(options_.guest_cid, ports, client.type, *window),
@@ -163,14 +163,14 @@ void VsockMux::Dial(VsockLink& link) {
       link.connection.Dialled();
       ++stats_.connections;
     } else {
-      Drop(VsockDrop::kConnectionLimit);
+      stats_.from_guest.Drop(VsockDrop::kConnectionLimit);
       link.connection.Reset();
     }
   } else if (absl::IsResourceExhausted(fd.status()) && options_.now() < link.give_up_at) {
     // The listener's queue is full. Linux tells nobody when there is room.
     SetDeadline(link, options_.now() + kDialAgain);
   } else {
-    Drop(VsockDrop::kRefused);
+    stats_.from_guest.Drop(VsockDrop::kRefused);
     link.connection.Reset();
   }
   Settle(link);

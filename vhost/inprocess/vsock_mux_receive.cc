@@ -40,7 +40,7 @@ bool VsockMux::ServeReceive() {
   if (receive_ == nullptr || !receive_->broken().ok()) return false;
   receive_starved_ = false;
   bool worked = false;
-  const uint64_t before = stats_.packets_to_guest;
+  const uint64_t before = stats_.to_guest.packets;
   for (int turns = 0; turns < kReceiveTurns && !receive_starved_; ++turns) {
     if (!resets_.empty()) {
       Chain chain;
@@ -60,8 +60,10 @@ bool VsockMux::ServeReceive() {
     Dequeue(link);
     Settle(link);  // It may have more, and is behind the others then; or be gone.
   }
-  if (receive_->SignalUsed()) ++stats_.calls_to_guest;
-  return worked || stats_.packets_to_guest != before;
+  const bool called = receive_->SignalUsed();
+  if (stats_.to_guest.packets == before) return worked;
+  ++(called ? stats_.to_guest.calls : stats_.to_guest.suppressed_calls);
+  return true;
 }
 
 bool VsockMux::TakeBuffer(Chain& chain, uint32_t payload_bytes) {
@@ -75,7 +77,7 @@ bool VsockMux::TakeBuffer(Chain& chain, uint32_t payload_bytes) {
       receive_kicks_ = false;
     }
     if (chain.writable_bytes() >= kVsockHeaderBytes + payload_bytes) return true;
-    Drop(VsockDrop::kShortChain);
+    stats_.to_guest.Drop(VsockDrop::kShortChain);
     chain.Return(0);
   }
   return false;
@@ -85,8 +87,8 @@ void VsockMux::PutPacket(Chain& chain, const VsockHeader& header) {
   // TakeBuffer has seen that there is room for it.
   chain.Write(0, std::as_bytes(std::span(&header, 1))).IgnoreError();
   chain.Return(kVsockHeaderBytes + header.len);
-  ++stats_.packets_to_guest;
-  stats_.bytes_to_guest += header.len;
+  ++stats_.to_guest.packets;
+  stats_.to_guest.bytes += header.len;
 }
 
 bool VsockMux::SendFrom(VsockLink& link) {
@@ -147,13 +149,13 @@ bool VsockMux::SendMessage(VsockLink& link) {
   if (!link.message_left().empty()) return SendMessagePieces(link);
   uint64_t empty = 0;
   const std::optional<uint32_t> length = link.NextMessage(empty);
-  stats_.drops[static_cast<size_t>(VsockDrop::kEmptyMessage)] += empty;
+  stats_.to_guest.Drop(VsockDrop::kEmptyMessage, empty);
   if (!length.has_value()) return true;
   // A guest takes nothing out of its buffer before the message is whole: what is longer than the
   // buffer would wait for ever. The sender is beyond telling.
   if (*length > link.connection.send_credit().peer_buffer_bytes() ||
       *length > link.connection.receive_credit().buffer_bytes()) {
-    Drop(VsockDrop::kMessageTooLong);
+    stats_.to_guest.Drop(VsockDrop::kMessageTooLong);
     link.connection.Reset();
     return true;
   }

@@ -194,8 +194,8 @@ TEST_P(VsockData, MovesMegabytesBothWaysUnchanged) {
   EXPECT_TRUE(heard == up);
   EXPECT_TRUE(connection.guest->received == down);
   EXPECT_EQ(AllDrops(), 0u);
-  EXPECT_EQ(mux_->stats().bytes_from_guest, up.size());
-  EXPECT_EQ(mux_->stats().bytes_to_guest, down.size());
+  EXPECT_EQ(mux_->stats().from_guest.bytes, up.size());
+  EXPECT_EQ(mux_->stats().to_guest.bytes, down.size());
   EXPECT_EQ(mux_->stats().buffered_bytes, 0u);
 }
 

@@ -16,31 +16,31 @@ const char* Name(VsockType type) {
 const char* Name(VsockDrop drop) {
   switch (drop) {
     case VsockDrop::kShortChain:
-      return "short_chain";
+      return "short-chain";
     case VsockDrop::kBadLength:
-      return "bad_length";
+      return "bad-length";
     case VsockDrop::kForgedSource:
-      return "forged_source";
+      return "forged-source";
     case VsockDrop::kNotForHost:
-      return "not_for_host";
+      return "not-for-host";
     case VsockDrop::kUnknownType:
-      return "unknown_type";
+      return "unknown-type";
     case VsockDrop::kUnknownOp:
-      return "unknown_op";
+      return "unknown-op";
     case VsockDrop::kNoConnection:
-      return "no_connection";
+      return "no-connection";
     case VsockDrop::kWrongState:
-      return "wrong_state";
+      return "wrong-state";
     case VsockDrop::kCreditExceeded:
-      return "credit_exceeded";
+      return "credit-exceeded";
     case VsockDrop::kAfterShutdown:
-      return "after_shutdown";
+      return "after-shutdown";
     case VsockDrop::kMessageTooLong:
-      return "message_too_long";
+      return "message-too-long";
     case VsockDrop::kEmptyMessage:
-      return "empty_message";
+      return "empty-message";
     case VsockDrop::kConnectionLimit:
-      return "connection_limit";
+      return "connection-limit";
     case VsockDrop::kRefused:
       return "refused";
     case VsockDrop::kCount:

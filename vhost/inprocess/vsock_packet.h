@@ -40,7 +40,7 @@ enum class VsockDrop : uint8_t {
   kRefused,          // nobody listens on the host for the port
   kCount,
 };
-const char* Name(VsockDrop drop);  // "forged_source"
+const char* Name(VsockDrop drop);  // "forged-source"
 
 // What was wrong with a packet of the guest `guest_cid` whose chain has `payload_bytes` behind the
 // header. nullopt: it may go to its connection.
