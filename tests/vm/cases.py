@@ -83,6 +83,13 @@ def expect_offloads(guest):
         raise AssertionError(f"the guest's driver was not offered {', '.join(missing)}")
 
 
+def expect_packed(context):
+    for device in ("net0", "vsock0"):
+        acked = context.vmm.show(device)["device"]["acked"]
+        if "VIRTIO_F_RING_PACKED" not in str(acked):
+            raise AssertionError(f"{device}: the driver did not ack packed rings: {acked}")
+
+
 def packets_by_queue(guest):
     """Packets that each transmit and receive queue of eth0 has carried, by the driver's own count."""
     rows = re.findall(r"((?:rx|tx)(?:_queue_)?\d+)_packets: (\d+)", guest.run("ethtool -S eth0"))
@@ -101,6 +108,8 @@ def boot_and_traffic(context, devices, backend="kernel"):
         have = queue_pairs(bench.guest)
         if have != devices.queue_pairs:
             raise AssertionError(f"the driver uses {have} queue pairs of {devices.queue_pairs}")
+        if devices.packed:
+            expect_packed(context)
         before = samples(bench)
         context.note(traffic.all_paths(bench.guest, bench.host, "8M"))
         for first, last in zip(before, samples(bench)):

@@ -69,10 +69,10 @@ NetDevice::NetDevice(std::unique_ptr<NetPort> port, NetDeviceOptions options)
 
 VirtioFeatures NetDevice::WantedFeatures() const {
   VirtioFeatures features = {
-      kVersion1,         kRingReset,           kIndirectDesc, kEventIdx,
-      kNetMac,           kNetStatus,           kNetMrgRxbuf,  kNetCtrlVq,
-      kNetCtrlRx,        kNetCtrlRxExtra,      kNetCtrlVlan,  kNetCtrlMacAddr,
-      kNetGuestAnnounce, kNetCtrlGuestOffloads};
+      kVersion1,    kRingReset,      kIndirectDesc,     kEventIdx,
+      kRingPacked,  kInOrder,        kNetMac,           kNetStatus,
+      kNetMrgRxbuf, kNetCtrlVq,      kNetCtrlRx,        kNetCtrlRxExtra,
+      kNetCtrlVlan, kNetCtrlMacAddr, kNetGuestAnnounce, kNetCtrlGuestOffloads};
   features.Set(kNetMtu, options_.mtu.has_value());
   features.Set(kNetMq, options_.queue_pairs > 1);
   features = features | ToGuestFeatures(port_->to_guest()) | FromGuestFeatures(port_->from_guest());

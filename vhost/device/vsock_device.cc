@@ -48,8 +48,8 @@ QueueRole VsockDevice::role(int queue, VirtioFeatures) const {
 }
 
 VirtioFeatures VsockDevice::features() const {
-  return VirtioFeatures{kVersion1, kRingReset,   kIndirectDesc,
-                        kEventIdx, kVsockStream, kVsockSeqpacket} -
+  return VirtioFeatures{kVersion1,   kRingReset, kIndirectDesc, kEventIdx,
+                        kRingPacked, kInOrder,   kVsockStream,  kVsockSeqpacket} -
          options_.withheld;
 }
 

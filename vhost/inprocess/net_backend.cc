@@ -21,7 +21,7 @@ using enum VirtioFeature;
 
 // Of the bits that are about rings and not about a device's type.
 constexpr VirtioFeatures kRingFeatures = {kAnyLayout,  kIndirectDesc, kEventIdx, kVersion1,
-                                          kInOrder,      kRingReset};
+                                          kRingPacked, kInOrder,      kRingReset};
 constexpr VirtioFeatures kToGuestSegmentation = {kNetGuestTso4, kNetGuestTso6, kNetGuestUfo,
                                                  kNetGuestUso4, kNetGuestUso6};
 constexpr VirtioFeatures kNoDevice = {kNetGuestUdpTunnelGso, kNetGuestUdpTunnelGsoCsum,
