@@ -290,11 +290,13 @@ class Threads {
       }
     });
     for (size_t done = 0; done < bytes;) {
-      if (guest_.credit() >= kPacket && guest_.Send(kernel_abi::kVsockOpRw, kPacket)) {
+      if (guest_.credit() < kPacket) {
+        WaitForCall([&] { return guest_.Receive(); });
+      } else if (guest_.Send(kernel_abi::kVsockOpRw, kPacket)) {
         done += kPacket;
         Kick();
       } else {
-        WaitForCall([&] { return guest_.Receive() || guest_.driver.under_way() < kTransmitSlots; });
+        WaitForCall([&] { return guest_.driver.under_way() < kTransmitSlots; });
       }
     }
     host.join();

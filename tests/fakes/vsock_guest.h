@@ -37,6 +37,7 @@ class VsockGuest {
     uint16_t type;
     bool established = false;
     bool reset = false;
+    bool closed = false;  // the owner's note
     uint32_t peer_shutdown = 0;
     // What came. A socket that `reads` gives credit back for it.
     std::string received;
@@ -134,6 +135,13 @@ class VsockGuest {
     const auto found = accepted_.find(port);
     return found == accepted_.end() ? nullptr : found->second;
   }
+  template <typename See>
+  void ForEachSocket(See see) {
+    for (size_t i = 0; i < sockets_.size(); ++i) see(*sockets_[i]);
+  }
+  // Of a SHUTDOWN of both directions: whether it is answered at once, as Linux does when all was
+  // read, or left to the owner.
+  void SetResetsOnShutdown(bool resets) { resets_on_shutdown_ = resets; }
   // Buffer of the sockets that are made from now on for connections that come.
   void SetBuffer(uint32_t bytes) { buffer_ = bytes; }
   void SetReads(bool reads) { reads_ = reads; }
@@ -223,7 +231,7 @@ class VsockGuest {
       case kernel_abi::kVsockOpShutdown:
         socket->peer_shutdown |= header.flags;
         // Linux resets once all was read.
-        if (socket->peer_shutdown == 3) socket->Reset();
+        if (socket->peer_shutdown == 3 && resets_on_shutdown_) socket->Reset();
         break;
       case kernel_abi::kVsockOpCreditRequest:
         ++socket->credit_requests;
@@ -267,6 +275,7 @@ class VsockGuest {
   uint32_t next_port_ = 1024;
   uint32_t buffer_ = 256 * 1024;
   bool reads_ = true;
+  bool resets_on_shutdown_ = true;
   std::set<uint32_t> listening_;
   std::map<uint32_t, Socket*> accepted_;
   std::map<Ports, Socket*> current_;
