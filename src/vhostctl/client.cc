@@ -5,7 +5,10 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
+#include <optional>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -20,6 +23,8 @@ namespace vhost::ctl {
 namespace {
 
 using kernel_abi::UniqueFd;
+
+constexpr size_t kMostAskedAtOnce = 64;
 
 absl::Status Wait(const std::string& socket, const UniqueFd& fd, short events,
                   absl::Time deadline) {
@@ -96,13 +101,26 @@ std::vector<Answer> AskAll(const Invocation& invocation, const control::Request&
   if (!invocation.socket.empty()) {
     return {{invocation.socket, Ask(invocation.socket, request)}};
   }
+  const std::vector<std::string> paths = invocation.directory.empty()
+                                             ? control::FindSockets()
+                                             : control::SocketsIn(invocation.directory);
+  // All at once, since one that does not answer would keep the rest waiting.
+  std::vector<std::optional<Answer>> asked(paths.size());
+  std::atomic<size_t> next = 0;
+  {
+    std::vector<std::jthread> threads;
+    for (size_t i = 0; i < std::min(paths.size(), kMostAskedAtOnce); ++i) {
+      threads.emplace_back([&] {
+        for (size_t mine = next++; mine < paths.size(); mine = next++) {
+          asked[mine] = Answer{paths[mine], Ask(paths[mine], request)};
+        }
+      });
+    }
+  }
   std::vector<Answer> answers;
-  for (const std::string& path : invocation.directory.empty()
-                                     ? control::FindSockets()
-                                     : control::SocketsIn(invocation.directory)) {
-    absl::StatusOr<std::string> result = Ask(path, request);
-    if (absl::IsUnavailable(result.status())) continue;
-    answers.push_back({path, std::move(result)});
+  for (std::optional<Answer>& answer : asked) {
+    if (absl::IsUnavailable(answer->result.status())) continue;
+    answers.push_back(*std::move(answer));
   }
   return answers;
 }

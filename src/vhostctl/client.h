@@ -30,7 +30,8 @@ struct Answer {
   absl::StatusOr<std::string> result;
 };
 // Of the one socket that was named, of those in the directory that was named, or of all that can be
-// found. Sockets that dead processes left are passed over unless named.
+// found: all at the same time, so that it takes no longer than one of them. Sockets that dead
+// processes left are passed over unless named.
 std::vector<Answer> AskAll(const Invocation& invocation, const control::Request& request);
 
 // `text` with all that could steer a terminal written as \x1b and the like.

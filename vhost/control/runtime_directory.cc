@@ -2,6 +2,7 @@
 #include "vhost/control/runtime_directory.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,12 +11,14 @@
 #include <cstdlib>
 #include <memory>
 #include <set>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernel-abi/system_error.h"
+#include "kernel-abi/unique_fd.h"
 
 namespace vhost::control {
 namespace {
@@ -29,15 +32,48 @@ absl::Status Failure(const std::string& path, const char* call, int error, const
   return kernel_abi::MakeSystemError({.error = error, .subject = path, .call = call}, advice);
 }
 
-std::vector<std::string> EntriesOf(const std::string& directory) {
+std::vector<std::string> EntriesOf(DIR* open_directory, const std::string& path) {
   std::vector<std::string> entries;
-  const std::unique_ptr<DIR, int (*)(DIR*)> dir(opendir(directory.c_str()), &closedir);
+  const std::unique_ptr<DIR, int (*)(DIR*)> dir(open_directory, &closedir);
   if (dir == nullptr) return entries;
   while (const dirent* entry = readdir(dir.get())) {
-    if (entry->d_name[0] != '.') entries.push_back(absl::StrCat(directory, "/", entry->d_name));
+    if (entry->d_name[0] != '.') entries.push_back(absl::StrCat(path, "/", entry->d_name));
   }
   std::sort(entries.begin(), entries.end());
   return entries;
+}
+
+std::vector<std::string> SocketsAmong(std::vector<std::string> paths) {
+  std::erase_if(paths, [](const std::string& path) {
+    struct stat found {};
+    return !absl::EndsWith(path, ".sock") || lstat(path.c_str(), &found) != 0 ||
+           !S_ISSOCK(found.st_mode);
+  });
+  return paths;
+}
+
+// The directory itself, not what a link of that name leads to: whoever may write next to it could
+// lead us anywhere.
+kernel_abi::UniqueFd OpenDirectory(const std::string& path) {
+  return kernel_abi::UniqueFd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+}
+
+// Of a runtime directory that was found, not named: none unless it belongs to root, to this user,
+// or to the one whose session it is in.
+std::vector<std::string> SocketsFoundIn(const std::string& session) {
+  const std::string path = absl::StrCat(session, "/", kFolder);
+  kernel_abi::UniqueFd directory = OpenDirectory(path);
+  struct stat parent {};
+  struct stat found {};
+  if (!directory.valid() || fstat(directory.get(), &found) != 0 ||
+      lstat(session.c_str(), &parent) != 0) {
+    return {};
+  }
+  const uid_t owner = found.st_uid;
+  if (owner != 0 && owner != geteuid() && owner != parent.st_uid) return {};
+  DIR* entries = fdopendir(directory.get());
+  if (entries != nullptr) static_cast<void>(directory.Release());  // closedir closes it
+  return SocketsAmong(EntriesOf(entries, path));
 }
 
 }  // namespace
@@ -63,28 +99,31 @@ absl::StatusOr<std::string> SocketPath(const std::string& directory, const std::
 }
 
 absl::Status MakeRuntimeDirectory(const std::string& directory, std::optional<gid_t> group) {
-  if (mkdir(directory.c_str(), 0700) == 0) {
-    if (!group.has_value()) return absl::OkStatus();
-    // First the group, then its right: at no moment may another group pass.
-    if (lchown(directory.c_str(), static_cast<uid_t>(-1), *group) != 0) {
-      return Failure(directory, "chown", errno, "be a member of the group, or root");
-    }
-    if (chmod(directory.c_str(), 0710) != 0) return Failure(directory, "chmod", errno, "");
-    return absl::OkStatus();
-  }
-  if (errno != EEXIST) {
+  const bool made = mkdir(directory.c_str(), 0700) == 0;
+  if (!made && errno != EEXIST) {
     return Failure(directory, "mkdir", errno,
                    "set XDG_RUNTIME_DIR to a directory of your own, or give the socket a path");
   }
-  struct stat found {};
-  if (lstat(directory.c_str(), &found) != 0) return Failure(directory, "lstat", errno, "");
-  if (!S_ISDIR(found.st_mode)) {
+  // From here on by its fd: the name may stand for something else a moment later.
+  const kernel_abi::UniqueFd opened = OpenDirectory(directory);
+  if (!opened.valid()) {
+    if (errno != ENOTDIR && errno != ELOOP) return Failure(directory, "open", errno, "");
     return absl::FailedPreconditionError(absl::StrCat(directory, ": not a directory"));
   }
+  struct stat found {};
+  if (fstat(opened.get(), &found) != 0) return Failure(directory, "fstat", errno, "");
   if (found.st_uid != geteuid()) {
     return absl::FailedPreconditionError(absl::StrFormat(
         "%s: belongs to user %d, not to %d; set XDG_RUNTIME_DIR, or give the socket a path",
         directory, found.st_uid, geteuid()));
+  }
+  if (made && group.has_value()) {
+    // First the group, then its right: at no moment may another group pass.
+    if (fchown(opened.get(), static_cast<uid_t>(-1), *group) != 0) {
+      return Failure(directory, "chown", errno, "be a member of the group, or root");
+    }
+    if (fchmod(opened.get(), 0710) != 0) return Failure(directory, "chmod", errno, "");
+    return absl::OkStatus();
   }
   // Who can write to the directory can put a socket of its own where ours is looked for.
   if ((found.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
@@ -96,26 +135,19 @@ absl::Status MakeRuntimeDirectory(const std::string& directory, std::optional<gi
 }
 
 std::vector<std::string> SocketsIn(const std::string& directory) {
-  std::vector<std::string> sockets;
-  for (const std::string& path : EntriesOf(directory)) {
-    struct stat found {};
-    if (absl::EndsWith(path, ".sock") && lstat(path.c_str(), &found) == 0 &&
-        S_ISSOCK(found.st_mode)) {
-      sockets.push_back(path);
-    }
-  }
-  return sockets;
+  return SocketsAmong(EntriesOf(opendir(directory.c_str()), directory));
 }
 
 std::vector<std::string> FindSockets() {
-  std::set<std::string> directories = {RuntimeDirectory(),
-                                       absl::StrCat(kSystemDirectory, "/", kFolder)};
-  for (const std::string& session : EntriesOf(kSessionDirectories)) {
-    directories.insert(absl::StrCat(session, "/", kFolder));
+  std::string own = RuntimeDirectory();
+  own.resize(own.size() - sizeof(kFolder));
+  std::set<std::string> sessions = {own, kSystemDirectory};
+  for (std::string& session : EntriesOf(opendir(kSessionDirectories), kSessionDirectories)) {
+    sessions.insert(std::move(session));
   }
   std::vector<std::string> sockets;
-  for (const std::string& directory : directories) {
-    for (std::string& path : SocketsIn(directory)) sockets.push_back(std::move(path));
+  for (const std::string& session : sessions) {
+    for (std::string& path : SocketsFoundIn(session)) sockets.push_back(std::move(path));
   }
   return sockets;
 }

@@ -36,7 +36,8 @@ absl::Status MakeRuntimeDirectory(const std::string& directory, std::optional<gi
 std::vector<std::string> SocketsIn(const std::string& directory);
 
 // Those of every runtime directory that this user may look into: its own, the system's, and for
-// root those of all sessions.
+// root those of all sessions. Links are not followed, nor is a directory looked into that belongs
+// to neither root, this user, nor the user of its session.
 std::vector<std::string> FindSockets();
 
 }  // namespace vhost::control

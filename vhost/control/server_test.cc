@@ -348,6 +348,25 @@ TEST_F(ServerTest, DoesNotReplaceWhatIsInUseOrNoSocket) {
   EXPECT_TRUE(absl::IsNotFound(Listener::Create("/nowhere/x.sock", std::nullopt).status()));
 }
 
+TEST_F(ServerTest, ARuntimeDirectoryBehindALinkIsNotUsed) {
+  const std::string elsewhere = directory_ + "/elsewhere";
+  ASSERT_TRUE(MakeRuntimeDirectory(elsewhere, std::nullopt).ok());
+  const std::string link = directory_ + "/libvhost";
+  ASSERT_EQ(symlink(elsewhere.c_str(), link.c_str()), 0);
+  EXPECT_THAT(std::string(MakeRuntimeDirectory(link, std::nullopt).message()),
+              HasSubstr("not a directory"));
+  auto listener = Listener::Create(elsewhere + "/vm-1.sock", std::nullopt);
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  const char* session = getenv("XDG_RUNTIME_DIR");
+  const std::string before = session == nullptr ? "" : session;
+  setenv("XDG_RUNTIME_DIR", directory_.c_str(), 1);
+  EXPECT_THAT(FindSockets(), ::testing::Not(::testing::Contains(HasSubstr(directory_))));
+  std::filesystem::remove(link);
+  std::filesystem::rename(elsewhere, link);
+  EXPECT_THAT(FindSockets(), ::testing::Contains(link + "/vm-1.sock"));
+  session == nullptr ? unsetenv("XDG_RUNTIME_DIR") : setenv("XDG_RUNTIME_DIR", before.c_str(), 1);
+}
+
 TEST_F(ServerTest, TheRuntimeDirectoryIsClosedToOthers) {
   const std::string runtime = directory_ + "/libvhost";
   ASSERT_TRUE(MakeRuntimeDirectory(runtime, std::nullopt).ok());
