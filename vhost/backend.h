@@ -76,6 +76,14 @@ class Backend {
   // Whether `memory` could be served, with the limit and its mend in the message if not.
   virtual absl::Status CheckMemory(const MemoryTable& memory) const = 0;
 
+  // What a Start like `start` (bases apart) can have done ahead, while another backend still serves
+  // those vrings: threads, features, the memory table. No ring is touched. It need not be called,
+  // and no Start need follow. FAILED_PRECONDITION if running.
+  virtual absl::Status Prepare(const BackendStart& start) {
+    static_cast<void>(start);
+    return absl::OkStatus();
+  }
+
   // Serves `start.vrings` from their bases on. All or nothing: after an error the backend is
   // stopped, and nothing that was given is held. After success one kick and one call were given on
   // every vring, so that nothing that happened meanwhile is missed. FAILED_PRECONDITION if running.
@@ -103,6 +111,10 @@ class Backend {
   // the backend's, for as long as it lives; whoever watches it drains it and calls CountError.
   virtual int error_fd(int queue) const = 0;
   virtual void CountError(int queue) = 0;
+
+  // True if connections live in it from stop to start (vsock), which no other backend can take
+  // over: when another one serves, it is destroyed, so that their other ends see them end.
+  virtual bool holds_connections() const { return false; }
 
   virtual BackendReport Report() const = 0;
 

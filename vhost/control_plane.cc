@@ -40,19 +40,49 @@ absl::StatusOr<MacAddress> RandomMac() {
   return mac;
 }
 
+using MakeBackend = std::function<absl::StatusOr<std::unique_ptr<Backend>>()>;
+
 // Candidates in order of preference. One that may not serve is not made either: it would open a
-// node, own it and have a worker.
-template <typename MakeOffloaded, typename MakeInProcess>
-absl::StatusOr<BackendSelector> SelectBackend(OffloadPolicy policy, MakeOffloaded make_offloaded,
-                                              MakeInProcess make_in_process) {
+// node, own it and have a worker. `make_again` is empty where `make_offloaded` can be called only
+// once. With `on_demand` the one of this process is made only if the other one cannot be had.
+absl::StatusOr<BackendSelector> SelectBackend(OffloadPolicy policy,
+                                              const MakeBackend& make_offloaded,
+                                              MakeBackend make_again, MakeBackend make_in_process,
+                                              bool on_demand) {
   std::vector<BackendCandidate> candidates;
   if (policy != OffloadPolicy::kNever) {
-    candidates.push_back({BackendKind::kKernel, make_offloaded()});
+    candidates.push_back({BackendKind::kKernel, make_offloaded(), std::move(make_again)});
   }
   if (policy != OffloadPolicy::kRequire) {
-    candidates.push_back({BackendKind::kInProcess, make_in_process()});
+    const bool later = on_demand && !candidates.empty() && candidates[0].backend.ok();
+    candidates.push_back(
+        {BackendKind::kInProcess,
+         later ? absl::UnavailableError("made when it is needed") : make_in_process(),
+         make_in_process, later});
   }
   return BackendSelector::Create(policy, std::move(candidates));
+}
+
+// The options but for the fds that were handed in, which can be used once.
+NetBackendOptions CopyOf(const NetBackendOptions& options) {
+  return {.node = options.node,
+          .tap_fds = options.tap_fds,
+          .taps_are_checked = options.taps_are_checked,
+          .busyloop_us = options.busyloop_us,
+          .worker = options.worker,
+          .host = options.host,
+          .fork_mode = options.fork_mode,
+          .wide_features = options.wide_features};
+}
+VsockBackendOptions CopyOf(const VsockBackendOptions& options) {
+  return {.node = options.node,
+          .cid = options.cid,
+          .first_cid = options.first_cid,
+          .last_cid = options.last_cid,
+          .busyloop_us = options.busyloop_us,
+          .worker = options.worker,
+          .host = options.host,
+          .fork_mode = options.fork_mode};
 }
 
 }  // namespace
@@ -60,7 +90,7 @@ absl::StatusOr<BackendSelector> SelectBackend(OffloadPolicy policy, MakeOffloade
 // The control socket's view of the control plane.
 class ControlPlane::ControlSubject final : public control::Subject {
  public:
-  explicit ControlSubject(const ControlPlane& plane) : plane_(plane) {}
+  explicit ControlSubject(ControlPlane& plane) : plane_(plane) {}
   control::ProcessInfo Process() const override {
     return {plane_.options_.vm_name, getpid(), LibraryVersion()};
   }
@@ -68,9 +98,17 @@ class ControlPlane::ControlSubject final : public control::Subject {
   absl::StatusOr<DeviceReport> Describe(absl::string_view device) const override {
     return plane_.Describe(device);
   }
+  absl::StatusOr<HandoverReport> Handover(absl::string_view device, BackendKind to,
+                                          absl::string_view reason) override {
+    return plane_.Handover(device, to, reason);
+  }
+  absl::Status Pause(absl::string_view device, absl::string_view reason) override {
+    return plane_.Pause(device, reason);
+  }
+  absl::Status Resume(absl::string_view device) override { return plane_.Resume(device); }
 
  private:
-  const ControlPlane& plane_;
+  ControlPlane& plane_;
 };
 
 absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Create(ControlPlaneOptions options) {
@@ -83,6 +121,16 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Create(ControlPlaneO
     if (!loop.ok()) return loop.status();
     plane->own_loop_ = *std::move(loop);
     plane->loop_ = plane->own_loop_.get();
+  }
+  if (plane->options_.on_event != nullptr) {
+    auto events = EventRelay::Create(plane->kernel_, *plane->loop_, plane->options_.on_event);
+    if (!events.ok()) return events.status();
+    plane->events_ = *std::move(events);
+  }
+  if (plane->options_.watchdog.period_ms > 0) {
+    auto watchdog = Watchdog::Create(*plane->loop_, plane->options_.watchdog);
+    if (!watchdog.ok()) return watchdog.status();
+    plane->watchdog_ = *std::move(watchdog);
   }
   if (plane->options_.control_socket.has_value()) {
     if (absl::Status status = plane->OpenSocket(); !status.ok()) return status;
@@ -204,14 +252,22 @@ absl::StatusOr<ControlPlane::Entry> ControlPlane::MakeNet(NetOptions options) {
       return tap->SetExtraOffloads(offloads);
     };
   }
+  MakeBackend again;
+  if (options.backend.vhost_fds.empty()) {
+    again = [this, recipe = std::make_shared<const NetBackendOptions>(CopyOf(options.backend))] {
+      return NetBackend::Create(kernel_, CopyOf(*recipe));
+    };
+  }
   absl::StatusOr<BackendSelector> backends = SelectBackend(
       options.policy,
       [&]() -> absl::StatusOr<std::unique_ptr<Backend>> {
         return NetBackend::Create(kernel_, std::move(options.backend));
       },
-      [&]() -> absl::StatusOr<std::unique_ptr<Backend>> {
-        return inprocess::InProcessNetBackend::Create(kernel_, std::move(options.in_process));
-      });
+      std::move(again),
+      [this, recipe = options.in_process] {
+        return inprocess::InProcessNetBackend::Create(kernel_, recipe);
+      },
+      /*on_demand=*/false);
   if (!backends.ok()) return backends.status();
   absl::StatusOr<std::unique_ptr<NetDevice>> net =
       NetDevice::Create(std::make_unique<TapPort>(*std::move(tap)), options.device);
@@ -224,7 +280,10 @@ absl::StatusOr<ControlPlane::Entry> ControlPlane::MakeNet(NetOptions options) {
                             .memory = &memory_,
                             .loop = loop_,
                             .model = *std::move(net),
-                            .backends = *std::move(backends)});
+                            .backends = *std::move(backends),
+                            .failover = options.failover,
+                            .events = events_.get(),
+                            .watchdog = watchdog_.get()});
   if (!device.ok()) return device.status();
   entry.device = *std::move(device);
   return entry;
@@ -236,22 +295,38 @@ absl::StatusOr<ControlPlane::Entry> ControlPlane::MakeVsock(VsockOptions options
   options.backend.host = host_;
   // Only vhost has to find one that is free.
   options.device.guest_cid = options.backend.cid.value_or(options.backend.first_cid);
+  // Whoever is made later gets the CID that the device has.
+  auto cid = std::make_shared<uint64_t>(options.device.guest_cid);
+  MakeBackend again;
+  if (!options.backend.vhost_fd.valid()) {
+    auto recipe = std::make_shared<const VsockBackendOptions>(CopyOf(options.backend));
+    again = [this, cid, recipe] {
+      VsockBackendOptions copy = CopyOf(*recipe);
+      copy.cid = *cid;
+      return VsockBackend::Create(kernel_, std::move(copy));
+    };
+  }
   absl::StatusOr<BackendSelector> backends = SelectBackend(
       options.policy,
       [&]() -> absl::StatusOr<std::unique_ptr<Backend>> {
         auto backend = VsockBackend::Create(kernel_, std::move(options.backend));
         if (!backend.ok()) return backend.status();
-        options.device.guest_cid = (*backend)->guest_cid();
+        *cid = (*backend)->guest_cid();
         return backend;
       },
-      [&]() -> absl::StatusOr<std::unique_ptr<Backend>> {
-        if (options.in_process.host.uds_path.empty()) {
+      std::move(again),
+      [this, cid, recipe = options.in_process]() -> absl::StatusOr<std::unique_ptr<Backend>> {
+        if (recipe.host.uds_path.empty()) {
           return absl::FailedPreconditionError(
               "no path for its unix socket was given (in_process.host.uds_path)");
         }
-        options.in_process.guest_cid = options.device.guest_cid;
-        return inprocess::InProcessVsockBackend::Create(kernel_, std::move(options.in_process));
-      });
+        inprocess::InProcessVsockOptions copy = recipe;
+        copy.guest_cid = *cid;
+        return inprocess::InProcessVsockBackend::Create(kernel_, std::move(copy));
+      },
+      // Nobody would accept on its sockets while the kernel serves.
+      /*on_demand=*/!options.in_process.host.uds_path.empty());
+  options.device.guest_cid = *cid;
   if (!backends.ok()) return backends.status();
   absl::StatusOr<std::unique_ptr<VsockDevice>> vsock = VsockDevice::Create(options.device);
   if (!vsock.ok()) return vsock.status();
@@ -263,7 +338,10 @@ absl::StatusOr<ControlPlane::Entry> ControlPlane::MakeVsock(VsockOptions options
                             .memory = &memory_,
                             .loop = loop_,
                             .model = *std::move(vsock),
-                            .backends = *std::move(backends)});
+                            .backends = *std::move(backends),
+                            .failover = options.failover,
+                            .events = events_.get(),
+                            .watchdog = watchdog_.get()});
   if (!device.ok()) return device.status();
   entry.device = *std::move(device);
   return entry;
@@ -295,12 +373,43 @@ VsockDevice* ControlPlane::FindVsock(absl::string_view name) {
 
 absl::Status ControlPlane::SetReportSource(absl::string_view device,
                                            std::function<DeviceReport()> source) {
-  // The lock is what makes the old source's callers finish; it dies after the lock was released.
+  // The lock is what makes the old source's callers finish; it dies after the lock was released,
+  // since what it holds may do anything when it goes.
+  std::function<DeviceReport()> old;
   absl::MutexLock lock(&mutex_);
   const auto found = devices_.find(device);
   if (found == devices_.end() || found->second.device == nullptr) return NoSuchDevice(device);
-  found->second.source = std::move(source);
+  old = std::exchange(found->second.source, std::move(source));
   return absl::OkStatus();
+}
+
+absl::StatusOr<VirtioDevice*> ControlPlane::Find(absl::string_view name) const {
+  const auto found = devices_.find(name);
+  if (found == devices_.end() || found->second.device == nullptr) return NoSuchDevice(name);
+  return found->second.device.get();
+}
+
+// Read-locked for the whole call, so that Remove waits for it.
+
+absl::StatusOr<HandoverReport> ControlPlane::Handover(absl::string_view device, BackendKind to,
+                                                      absl::string_view reason) {
+  absl::ReaderMutexLock lock(&mutex_);
+  const absl::StatusOr<VirtioDevice*> found = Find(device);
+  if (!found.ok()) return found.status();
+  return (*found)->Handover(to, reason);
+}
+
+absl::Status ControlPlane::Pause(absl::string_view device, absl::string_view reason) {
+  absl::ReaderMutexLock lock(&mutex_);
+  const absl::StatusOr<VirtioDevice*> found = Find(device);
+  if (found.ok()) (*found)->Pause(reason);
+  return found.status();
+}
+
+absl::Status ControlPlane::Resume(absl::string_view device) {
+  absl::ReaderMutexLock lock(&mutex_);
+  const absl::StatusOr<VirtioDevice*> found = Find(device);
+  return found.ok() ? (*found)->Resume() : found.status();
 }
 
 DeviceReport ControlPlane::ReportOf(const Entry& entry) {

@@ -39,7 +39,9 @@
 #include "vhost/device/net_device.h"
 #include "vhost/device/virtio_device.h"
 #include "vhost/device/vsock_device.h"
+#include "vhost/device/watchdog.h"
 #include "vhost/event_loop.h"
+#include "vhost/event_relay.h"
 #include "vhost/guest_memory.h"
 #include "vhost/host/tap.h"
 #include "vhost/inprocess/net_backend.h"
@@ -71,12 +73,17 @@ struct ControlPlaneOptions {
   EventLoop* loop = nullptr;             // lent; nullptr: one on a thread of the control plane's
   std::string vm_name = "vm";            // 1 to 48 letters, digits, '.', '-', '_'
   std::optional<ControlSocketOptions> control_socket;  // without: none
+  // Told of what happens to devices, on the event loop's thread, with no lock held: it may call the
+  // control plane, but for Remove and the destructor. Empty: nobody is.
+  EventRelay::Observer on_event;
+  WatchdogOptions watchdog;  // over the queues of all devices
 };
 
 // A network device on a TAP.
 struct NetOptions {
   std::string name;  // "net0"; of its own among the devices here
   OffloadPolicy policy = OffloadPolicy::kPrefer;
+  FailoverOptions failover;
   // What the guest sees. A MAC of zeros: one is made up (locally administered, random).
   NetDeviceOptions device;
   // The TAP behind it. `queues` is set to the queue pairs of `device`.
@@ -91,6 +98,7 @@ struct NetOptions {
 struct VsockOptions {
   std::string name;  // "vsock0"
   OffloadPolicy policy = OffloadPolicy::kPrefer;
+  FailoverOptions failover;
   // How vhost is used, and the guest's CID.
   VsockBackendOptions backend;
   VsockDeviceOptions device;  // its `guest_cid` is set to the one that the backend got
@@ -133,6 +141,12 @@ class ControlPlane {
   std::vector<DeviceReport> Describe() const;
   absl::StatusOr<DeviceReport> Describe(absl::string_view device) const;
 
+  // See VirtioDevice. NOT_FOUND names the devices that there are.
+  absl::StatusOr<HandoverReport> Handover(absl::string_view device, BackendKind to,
+                                          absl::string_view reason);
+  absl::Status Pause(absl::string_view device, absl::string_view reason);
+  absl::Status Resume(absl::string_view device);
+
   // Of the control socket; empty without one.
   std::string control_socket_path() const;
   EventLoop& loop() { return *loop_; }
@@ -159,6 +173,8 @@ class ControlPlane {
       ABSL_LOCKS_EXCLUDED(mutex_);
   static void Destroy(Entries& entries);
   static DeviceReport ReportOf(const Entry& entry);
+  absl::StatusOr<VirtioDevice*> Find(absl::string_view name) const
+      ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   absl::Status NoSuchDevice(absl::string_view name) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
 
   const ControlPlaneOptions options_;
@@ -168,8 +184,11 @@ class ControlPlane {
   std::unique_ptr<EventLoop> own_loop_;
   EventLoop* loop_ = nullptr;
 
-  // Held for reading while reports are gathered, so it is the outermost lock of all: nothing is
-  // created, stopped or destroyed under it.
+  std::unique_ptr<EventRelay> events_;  // nullptr: nobody wants to be told
+  std::unique_ptr<Watchdog> watchdog_;  // nullptr: it is turned off
+
+  // Held for reading while reports are gathered and while a device is moved or paused, so it is the
+  // outermost lock of all: nothing is created or destroyed under it.
   mutable absl::Mutex mutex_;
   Entries devices_ ABSL_GUARDED_BY(mutex_);  // one without a device is being made
 

@@ -309,6 +309,56 @@ TEST_F(ControlPlaneTest, UsesTheLoopOfAVmmThatHasOne) {
   plane_.reset();
 }
 
+TEST_F(ControlPlaneTest, AsksForAKernelBackendAgainWhenItIsWanted) {
+  kernel_.mutable_options().vhost_net = false;
+  ASSERT_TRUE(plane_->AddNet(Net("net0")).ok());
+  EXPECT_EQ(kernel_abi::GetErrno(plane_->Handover("net0", BackendKind::kKernel, "").status()),
+            ENOENT);
+  kernel_.mutable_options().vhost_net = true;
+  ASSERT_TRUE(plane_->Handover("net0", BackendKind::kKernel, "it is there now").ok());
+  EXPECT_EQ(plane_->Describe("net0")->backend->kind, BackendKind::kKernel);
+  EXPECT_THAT(plane_->Describe("net0")->refusals, IsEmpty());
+  ASSERT_TRUE(plane_->Handover("net0", BackendKind::kInProcess, "to look").ok());
+  EXPECT_EQ(plane_->Describe("net0")->backend->kind, BackendKind::kInProcess);
+  EXPECT_THAT(plane_->Describe("net0")->refusals.at(0).reason, HasSubstr("to look"));
+  EXPECT_TRUE(absl::IsNotFound(plane_->Handover("net1", BackendKind::kKernel, "").status()));
+}
+
+TEST_F(ControlPlaneTest, OpensTheSocketsOfAGuestOnlyWhenItServesThem) {
+  const std::string path = absl::StrCat(::testing::TempDir(), "/on-demand-", ::getpid());
+  VsockOptions options = Vsock("vsock0");
+  options.in_process.host.uds_path = path;
+  ASSERT_TRUE(plane_->AddVsock(std::move(options)).ok());
+  EXPECT_FALSE(std::filesystem::exists(path));
+  ASSERT_TRUE(plane_->Handover("vsock0", BackendKind::kInProcess, "").ok());
+  EXPECT_TRUE(std::filesystem::exists(path));
+  EXPECT_EQ(plane_->Describe("vsock0")->guest_cid, 3);
+}
+
+TEST_F(ControlPlaneTest, TellsWhatHappensToDevices) {
+  plane_.reset();
+  fakes::ManualLoop loop;
+  std::vector<std::string> heard;
+  Make({.loop = &loop, .on_event = [&](const DeviceEvent& event, uint64_t) {
+          heard.push_back(absl::StrCat(event.device, " ", event.report.what));
+          // It holds no lock.
+          EXPECT_TRUE(plane_->Describe("net0").ok());
+        }});
+  ASSERT_TRUE(plane_->AddNet(Net("net0")).ok());
+  ASSERT_TRUE(plane_->Pause("net0", "snapshot").ok());
+  EXPECT_TRUE(plane_->Describe("net0")->paused);
+  ASSERT_TRUE(plane_->Resume("net0").ok());
+  loop.Pump();
+  EXPECT_THAT(heard, ElementsAre("net0 paused", "net0 resumed"));
+  EXPECT_TRUE(absl::IsNotFound(plane_->Pause("net1", "")));
+  EXPECT_TRUE(plane_->Describe("net0")->watchdog.has_value());
+  plane_.reset();
+  Make({.loop = &loop, .watchdog = {.period_ms = 0}});
+  ASSERT_TRUE(plane_->AddNet(Net("net0")).ok());
+  EXPECT_FALSE(plane_->Describe("net0")->watchdog.has_value());
+  plane_.reset();
+}
+
 TEST(ControlPlane, NeedsMemory) {
   EXPECT_TRUE(absl::IsInvalidArgument(ControlPlane::Create({}).status()));
 }

@@ -118,6 +118,61 @@ struct RefusalReport {  // a candidate that does not serve, though it was prefer
   std::string reason;
 };
 
+// Why a device was moved to another backend.
+enum class HandoverCause : uint8_t {
+  kRequest,   // it was asked for
+  kFailover,  // the old one failed or stalled
+  kMemory,    // the old one does not take the guest's memory
+};
+inline const char* Name(HandoverCause cause) {
+  switch (cause) {
+    case HandoverCause::kRequest:
+      return "request";
+    case HandoverCause::kFailover:
+      return "failover";
+    case HandoverCause::kMemory:
+      return "memory";
+  }
+  return "unknown";
+}
+
+// A move from one backend to another while the driver runs.
+struct HandoverReport {
+  std::string time;  // UTC, "2026-05-01T12:00:00.123Z"
+  BackendKind from = BackendKind::kKernel;
+  BackendKind to = BackendKind::kKernel;
+  HandoverCause cause = HandoverCause::kRequest;
+  std::string reason;
+  std::string problem;  // why it did not come about; empty if it did
+  // How long nobody served the vrings, in microseconds; nullopt: they were not stopped.
+  std::optional<uint64_t> stopped_us;
+};
+
+struct HandoverCounts {
+  uint64_t done = 0;
+  uint64_t failed = 0;
+  uint64_t failovers = 0;  // of those done
+};
+
+// What watches over queues that have work in them and do not get on
+// (vhost/device/stall_detector.h).
+struct WatchdogReport {
+  uint32_t period_ms = 0;
+  uint32_t stall_ms = 0;
+  uint64_t checks = 0;
+  uint64_t kicks = 0;        // given again to queues that did not get on
+  uint64_t stalls = 0;       // queues that stood still for stall_ms
+  uint64_t spins = 0;        // workers that used CPU time while nothing got on
+  std::vector<int> stalled;  // queues that stand still now
+};
+
+struct EventReport {
+  std::string time;  // UTC
+  std::string what;  // the EventKind's name: "started", "handover", ...
+  std::optional<int> queue;
+  std::string text;
+};
+
 struct VringReport {
   int queue = 0;
   std::string role;       // "rx0", "tx0", "control", "event"
@@ -186,6 +241,11 @@ struct DeviceReport {
   std::string policy;                    // "require", "prefer", "never"
   std::optional<BackendReport> backend;  // who serves now, or would after DRIVER_OK
   std::vector<RefusalReport> refusals;
+  bool paused = false;                    // by the host; nothing is served
+  std::vector<HandoverReport> handovers;  // the last ones
+  HandoverCounts handover_counts;
+  std::vector<EventReport> events;  // the last ones
+  std::optional<WatchdogReport> watchdog;
   std::vector<VringReport> vrings;
   std::vector<MemoryRegion> memory;  // the merged table
   std::vector<WiringReport> wiring;

@@ -83,6 +83,50 @@ std::string FilterText(const ReceiveFilterReport& filter) {
   return Wrapped(words, kValueColumn);
 }
 
+void Handovers(std::string* out, const DeviceReport& report) {
+  const HandoverCounts& counts = report.handover_counts;
+  Fact(out, "handovers",
+       absl::StrCat(counts.done, ", ", counts.failovers, " of them failovers; ", counts.failed,
+                    " failed"));
+  Rows rows;
+  for (const HandoverReport& handover : report.handovers) {
+    rows.push_back(
+        {Text(handover.time, "-"), absl::StrCat(Name(handover.from), " to ", Name(handover.to)),
+         Name(handover.cause),
+         handover.stopped_us.has_value() ? absl::StrCat("stopped ", *handover.stopped_us, " us")
+                                         : "not stopped",
+         absl::StrCat(Text(handover.reason, "-"),
+                      handover.problem.empty()
+                          ? ""
+                          : absl::StrCat("; failed: ", Printable(handover.problem)))});
+  }
+  absl::StrAppend(out, Columns(rows, 2 * kIndent));
+}
+
+void Watchdog(std::string* out, const std::optional<WatchdogReport>& watchdog) {
+  if (!watchdog.has_value()) return Fact(out, "watchdog", "none");
+  std::string text =
+      absl::StrCat("every ", watchdog->period_ms, " ms, stalls of ", watchdog->stall_ms,
+                   " ms; looked ", watchdog->checks, " times, kicked ", watchdog->kicks,
+                   ", stalls ", watchdog->stalls, ", spins ", watchdog->spins);
+  if (!watchdog->stalled.empty()) {
+    absl::StrAppend(&text, "; standing still: queue ", absl::StrJoin(watchdog->stalled, " "));
+  }
+  Fact(out, "watchdog", text);
+}
+
+void Events(std::string* out, const DeviceReport& report) {
+  if (report.events.empty()) return;
+  Fact(out, "events", absl::StrCat("the last ", report.events.size()));
+  Rows rows;
+  for (const EventReport& event : report.events) {
+    rows.push_back({Text(event.time, "-"), Text(event.what, "-"),
+                    event.queue.has_value() ? absl::StrCat("queue ", *event.queue) : "-",
+                    Text(event.text, "-")});
+  }
+  absl::StrAppend(out, Columns(rows, 2 * kIndent));
+}
+
 void Identity(std::string* out, const control::ProcessInfo& process, const DeviceReport& report) {
   absl::StrAppend(out, Text(report.name, "(no name)"), ": ", Name(report.id), ", ",
                   Text(report.transport, "no transport"), ", VM ", Text(process.vm, "(no name)"),
@@ -94,6 +138,10 @@ void Identity(std::string* out, const control::ProcessInfo& process, const Devic
   for (const RefusalReport& refusal : report.refusals) {
     Fact(out, "passed over", absl::StrCat(Name(refusal.kind), ": ", Text(refusal.reason)));
   }
+  if (report.paused) Fact(out, "paused", "by the host: nothing is served");
+  Handovers(out, report);
+  Watchdog(out, report.watchdog);
+  Events(out, report);
   Fact(out, "resets", absl::StrCat(report.resets));
   Fact(out, "starts", absl::StrCat(report.starts));
   if (report.mac.has_value()) Fact(out, "mac", Text(*report.mac));

@@ -23,6 +23,14 @@ constexpr char kNetText[] = R"(net0: net, virtio-pci 00:01.0, VM demo, process 1
   policy:         prefer
   backend:        kernel, /dev/vhost-net, running
   passed over:    vhost-user: /run/vu.sock: connect: ENOENT
+  paused:         by the host: nothing is served
+  handovers:      17, 2 of them failovers; 1 failed
+    2026-05-01T12:00:00.123Z  in-process to kernel  request   stopped 87 us  by hand
+    2026-05-01T12:00:01.000Z  kernel to in-process  failover  not stopped    queue 1 (tx0) stands still; failed: no threads
+  watchdog:       every 1000 ms, stalls of 3000 ms; looked 60 times, kicked 4, stalls 3, spins 2; standing still: queue 1
+  events:         the last 2
+    2026-05-01T12:00:00.000Z  started  -        by the kernel backend
+    2026-05-01T12:00:00.900Z  stall    queue 1  tx0
   resets:         1
   starts:         2
   mac:            52:54:00:12:34:56
@@ -108,6 +116,8 @@ constexpr char kVsockText[] = R"(vsock0: vsock, none, VM demo, process 1234
   problem:        vsock0: tx: used ring at 0x5000: outside of memory
   policy:         require
   backend:        none
+  handovers:      0, 0 of them failovers; 0 failed
+  watchdog:       none
   resets:         0
   starts:         0
   guest cid:      3

@@ -29,6 +29,8 @@ struct Invocation {
   std::vector<std::string> arguments;
   std::string socket;     // --socket: this one only
   std::string directory;  // --directory: those in there only
+  std::string to;         // --to: a backend's kind
+  std::string reason;     // --reason: for the device's report
   bool json = false;      // --json
   bool help = false;      // --help
   bool version = false;   // --version
@@ -54,6 +56,9 @@ struct Verb {
 
 Outcome List(const Invocation& invocation);
 Outcome Show(const Invocation& invocation);
+Outcome Handover(const Invocation& invocation);
+Outcome Pause(const Invocation& invocation);
+Outcome Resume(const Invocation& invocation);
 
 std::span<const Verb> Verbs();
 // Runs the verb that was named, or gives the help that was asked for.

@@ -20,6 +20,7 @@ using Rows = std::vector<std::vector<std::string>>;
 const char* StateOf(const control::DeviceSummary& device) {
   if ((device.status & device_status::kNeedsReset) != 0) return "needs-reset";
   if ((device.status & device_status::kFailed) != 0) return "failed";
+  if (device.paused) return "paused";
   if (device.running) return "running";
   if ((device.status & device_status::kDriverOk) != 0) return "stopped";
   return device.status == 0 ? "no-driver" : "starting";

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <string>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -13,18 +14,33 @@ namespace vhost::ctl {
 namespace {
 
 constexpr Verb kVerbs[] = {
-    {"list", "", "every device of every VM that this user may look at",
+    {"list", "", "shows every device of every VM that this user may look at",
      "A line a device: its VM and process, who serves it and how far it is up, how many of its\n"
      "virtqueues are active, what it is connected to, and the threads that serve it.\n",
      List},
-    {"show", "[VM/]DEVICE", "all that is known of one device",
+    {"show", "[VM/]DEVICE", "shows all that is known of one device",
      "VM is the VM's name or its process ID; it is needed where several VMs have a device of that\n"
      "name. Nothing is stopped to find out; ring indices are read from the live rings.\n",
      Show},
+    {"handover", "[VM/]DEVICE --to KIND", "has another backend serve a device",
+     "KIND is in-process or kernel. The guest goes on meanwhile: its queues stand still for less\n"
+     "than a millisecond, and nothing is lost. Connections of a socket device end, since no other\n"
+     "backend knows them. If the other backend cannot serve, the old one goes on. The device "
+     "stays\n"
+     "where it was moved to, also when the guest restarts.\n",
+     Handover},
+    {"pause", "[VM/]DEVICE", "stops serving a device's queues",
+     "The guest's driver waits. What it had negotiated stays, and no guest memory is touched "
+     "until\n"
+     "the device is resumed.\n",
+     Pause},
+    {"resume", "[VM/]DEVICE", "goes on with a device that was paused", "", Resume},
 };
 
 constexpr char kOptions[] =
     "Options:\n"
+    "  --to KIND        for handover: in-process or kernel\n"
+    "  --reason TEXT    for handover and pause: what the device's report says of it\n"
     "  --json           the same as JSON, see docs/control-protocol.md\n"
     "  --socket PATH    ask the process behind this control socket only\n"
     "  --directory DIR  ask those behind the control sockets in DIR only; without these two, all "
@@ -40,17 +56,23 @@ constexpr char kExitCodes[] =
 std::string Help() {
   std::string text = "Usage: vhostctl [OPTION...] VERB [ARGUMENT...]\n\nVerbs:\n";
   for (const Verb& verb : kVerbs) {
-    absl::StrAppendFormat(&text, "  %-18s  %s\n", absl::StrCat(verb.name, " ", verb.usage),
+    absl::StrAppendFormat(&text, "  %-31s  %s\n", absl::StrCat(verb.name, " ", verb.usage),
                           verb.summary);
   }
   return absl::StrCat(text, "\n", kOptions, "\n", kExitCodes);
 }
 
+std::string Sentence(const char* summary) {
+  std::string sentence = absl::StrCat(summary, ".\n");
+  sentence[0] = absl::ascii_toupper(static_cast<unsigned char>(sentence[0]));
+  return sentence;
+}
+
 std::string HelpOf(const Verb& verb) {
   const bool plain = verb.usage[0] == '\0';
   return absl::StrCat("Usage: vhostctl ", verb.name, plain ? "" : " ", verb.usage,
-                      " [OPTION...]\n\nShows ", verb.summary, ".\n", verb.help, "\n", kOptions,
-                      "\n", kExitCodes);
+                      " [OPTION...]\n\n", Sentence(verb.summary), verb.help, "\n", kOptions, "\n",
+                      kExitCodes);
 }
 
 }  // namespace
@@ -139,7 +161,9 @@ absl::Status ParseCommandLine(std::span<const char* const> arguments, Invocation
     } else if (argument == "--version" || argument == "-V") {
       invocation->version = true;
     } else if (!TakeValue("--socket", arguments, &i, &invocation->socket, &status) &&
-               !TakeValue("--directory", arguments, &i, &invocation->directory, &status)) {
+               !TakeValue("--directory", arguments, &i, &invocation->directory, &status) &&
+               !TakeValue("--to", arguments, &i, &invocation->to, &status) &&
+               !TakeValue("--reason", arguments, &i, &invocation->reason, &status)) {
       status = absl::InvalidArgumentError(absl::StrCat("no option ", argument));
     }
   }

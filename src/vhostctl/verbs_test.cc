@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "src/vhostctl/client.h"
@@ -25,7 +27,9 @@
 namespace vhost::ctl {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using ::testing::Not;
 
 class Vm final : public control::Subject {
@@ -40,6 +44,22 @@ class Vm final : public control::Subject {
     }
     return absl::NotFoundError("no such device");
   }
+  absl::StatusOr<HandoverReport> Handover(absl::string_view device, BackendKind to,
+                                          absl::string_view reason) override {
+    calls.push_back(absl::StrCat("handover ", device, " ", Name(to), " ", reason));
+    if (!answer.ok()) return answer;
+    return HandoverReport{.from = BackendKind::kKernel, .to = to, .stopped_us = 87};
+  }
+  absl::Status Pause(absl::string_view device, absl::string_view reason) override {
+    calls.push_back(absl::StrCat("pause ", device, " ", reason));
+    return answer;
+  }
+  absl::Status Resume(absl::string_view device) override {
+    calls.push_back(absl::StrCat("resume ", device));
+    return answer;
+  }
+  std::vector<std::string> calls;
+  absl::Status answer;
   const std::string& name() const { return name_; }
   int pid() const { return pid_; }
 
@@ -64,7 +84,7 @@ class VerbsTest : public ::testing::Test {
 
   std::string Directory() const { return session_ + "/libvhost"; }
 
-  std::string Serve(const Vm& vm) {
+  std::string Serve(Vm& vm) {
     const std::string path = *control::SocketPath(Directory(), vm.name(), vm.pid());
     auto server = control::Server::Create(*loop_, control::HandlerFor(vm), {.path = path});
     EXPECT_TRUE(server.ok()) << server.status();
@@ -85,17 +105,17 @@ class VerbsTest : public ::testing::Test {
 };
 
 TEST_F(VerbsTest, ListShowsTheDevicesOfAllVms) {
-  const Vm web("web", 11, {control::SampleNet(), control::SampleVsock()});
-  const Vm db("db", 22, {control::SampleNet()});
+  Vm web("web", 11, {control::SampleNet(), control::SampleVsock()});
+  Vm db("db", 22, {control::SampleNet()});
   Serve(web);
   Serve(db);
   const Outcome outcome = Call({"list"});
   EXPECT_EQ(outcome.code, kOk) << outcome.err;
   EXPECT_EQ(outcome.out,
             "VM   PID  DEVICE  TYPE   BACKEND  STATE        QUEUES  PEER   WORKERS    TRANSPORT\n"
-            "db   22   net0    net    kernel   running      2/3     tap0   4321,4322  virtio-pci "
+            "db   22   net0    net    kernel   paused       2/3     tap0   4321,4322  virtio-pci "
             "00:01.0\n"
-            "web  11   net0    net    kernel   running      2/3     tap0   4321,4322  virtio-pci "
+            "web  11   net0    net    kernel   paused       2/3     tap0   4321,4322  virtio-pci "
             "00:01.0\n"
             "web  11   vsock0  vsock  none     needs-reset  0/0     cid 3  -          none\n");
 }
@@ -103,7 +123,7 @@ TEST_F(VerbsTest, ListShowsTheDevicesOfAllVms) {
 TEST_F(VerbsTest, FindsSocketsInTheDirectoryOfTheSession) {
   setenv("XDG_RUNTIME_DIR", session_.c_str(), 1);
   EXPECT_EQ(control::RuntimeDirectory(), Directory());
-  const Vm web("web", 11, {});
+  Vm web("web", 11, {});
   const std::string path = Serve(web);
   EXPECT_THAT(control::FindSockets(), ::testing::Contains(path));
   unsetenv("XDG_RUNTIME_DIR");
@@ -120,7 +140,7 @@ TEST_F(VerbsTest, ListOfNothingIsNothing) {
 }
 
 TEST_F(VerbsTest, ListAsJsonNamesTheSocket) {
-  const Vm web("web", 11, {control::SampleVsock()});
+  Vm web("web", 11, {control::SampleVsock()});
   const std::string path = Serve(web);
   const Outcome outcome = Call({"--json", "list"});
   EXPECT_EQ(outcome.code, kOk) << outcome.err;
@@ -129,7 +149,7 @@ TEST_F(VerbsTest, ListAsJsonNamesTheSocket) {
 }
 
 TEST_F(VerbsTest, ListPassesOverSocketsOfDeadProcesses) {
-  const Vm web("web", 11, {control::SampleVsock()});
+  Vm web("web", 11, {control::SampleVsock()});
   const std::string dead = *control::SocketPath(Directory(), "dead", 9);
   {
     const auto listener = control::Listener::Create(dead, std::nullopt);
@@ -144,8 +164,8 @@ TEST_F(VerbsTest, ListPassesOverSocketsOfDeadProcesses) {
 }
 
 TEST_F(VerbsTest, ShowFindsADeviceWhereverItIs) {
-  const Vm web("web", 11, {control::SampleNet()});
-  const Vm db("db", 22, {control::SampleVsock()});
+  Vm web("web", 11, {control::SampleNet()});
+  Vm db("db", 22, {control::SampleVsock()});
   Serve(web);
   Serve(db);
   const Outcome outcome = Call({"show", "vsock0"});
@@ -156,8 +176,8 @@ TEST_F(VerbsTest, ShowFindsADeviceWhereverItIs) {
 }
 
 TEST_F(VerbsTest, ShowWantsTheVmWhereThereAreSeveral) {
-  const Vm web("web", 11, {control::SampleNet()});
-  const Vm db("db", 22, {control::SampleNet()});
+  Vm web("web", 11, {control::SampleNet()});
+  Vm db("db", 22, {control::SampleNet()});
   Serve(web);
   Serve(db);
   const Outcome both = Call({"show", "net0"});
@@ -197,7 +217,7 @@ TEST_F(VerbsTest, AProcessThatDoesNotAnswerIsGivenUpOn) {
 }
 
 TEST_F(VerbsTest, AProcessThatIsRefusedSaysWhy) {
-  const Vm web("web", 11, {});
+  Vm web("web", 11, {});
   const std::string path = *control::SocketPath(Directory(), "web", 11);
   auto server =
       control::Server::Create(*loop_, control::HandlerFor(web), {.path = path, .max_clients = 0});
@@ -215,6 +235,64 @@ TEST_F(VerbsTest, AnAnswerThatIsNoneIsAFailure) {
   const Outcome outcome = Call({"list"});
   EXPECT_EQ(outcome.code, kFailure);
   EXPECT_THAT(outcome.err, HasSubstr("reply: not a JSON object"));
+}
+
+TEST_F(VerbsTest, HandoverAsksTheProcessThatHasTheDevice) {
+  Vm web("web", 11, {control::SampleNet()});
+  Vm db("db", 22, {control::SampleNet()});
+  Serve(web);
+  Serve(db);
+  const Outcome outcome = Call({"handover", "web/net0", "--to", "in-process"});
+  EXPECT_EQ(outcome.code, kOk) << outcome.err;
+  EXPECT_EQ(outcome.out, "web/net0: from kernel to in-process, stopped for 87 us\n");
+  EXPECT_THAT(web.calls, ElementsAre("handover net0 in-process vhostctl"));
+  EXPECT_THAT(db.calls, IsEmpty());
+  EXPECT_THAT(Call({"handover", "22/net0", "--to=kernel", "--reason", "maintenance", "--json"}).out,
+              HasSubstr("\"stopped_us\": 87"));
+  EXPECT_THAT(db.calls, ElementsAre("handover net0 kernel maintenance"));
+}
+
+TEST_F(VerbsTest, HandoverSaysWhyItCouldNotBe) {
+  Vm web("web", 11, {control::SampleNet()});
+  Serve(web);
+  EXPECT_EQ(Call({"handover", "net0"}).code, kUsage);
+  EXPECT_EQ(Call({"handover", "--to", "kernel"}).code, kUsage);
+  EXPECT_EQ(Call({"handover", "net7", "--to", "kernel"}).code, kNotFound);
+  const Outcome nonsense = Call({"handover", "net0", "--to", "moon"});
+  EXPECT_EQ(nonsense.code, kFailure);
+  EXPECT_THAT(nonsense.err, HasSubstr("not \"moon\""));
+  EXPECT_THAT(web.calls, IsEmpty());
+  web.answer = absl::FailedPreconditionError("net0: offload policy require rules it out");
+  const Outcome refused = Call({"handover", "net0", "--to", "in-process"});
+  EXPECT_EQ(refused.code, kFailure);
+  EXPECT_THAT(refused.err, HasSubstr("offload policy require"));
+}
+
+TEST_F(VerbsTest, PauseAndResume) {
+  Vm web("web", 11, {control::SampleNet()});
+  Serve(web);
+  EXPECT_EQ(Call({"pause", "net0"}).out, "web/net0: paused\n");
+  EXPECT_EQ(Call({"resume", "net0"}).out, "web/net0: goes on\n");
+  EXPECT_THAT(Call({"pause", "net0", "--json"}).out, HasSubstr("\"paused\": true"));
+  EXPECT_THAT(web.calls, ElementsAre("pause net0 vhostctl", "resume net0", "pause net0 vhostctl"));
+  web.answer = absl::PermissionDeniedError("/dev/vhost-net: EACCES");
+  EXPECT_EQ(Call({"resume", "net0"}).code, kNotPermitted);
+}
+
+TEST_F(VerbsTest, AsksAllProcessesAtTheSameTime) {
+  // Each of these takes the request and never answers.
+  std::vector<control::Listener> silent;
+  for (int pid = 1; pid <= 4; ++pid) {
+    auto listener =
+        control::Listener::Create(*control::SocketPath(Directory(), "stuck", pid), std::nullopt);
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    silent.push_back(*std::move(listener));
+  }
+  Vm web("web", 11, {control::SampleNet()});
+  Serve(web);
+  const absl::Time start = absl::Now();
+  EXPECT_THAT(Call({"list"}).out, HasSubstr("net0"));
+  EXPECT_LT(absl::Now() - start, 2 * kAnswerTimeout);
 }
 
 }  // namespace

@@ -17,6 +17,8 @@
 #include "vhost/device/backend_selector.h"
 #include "vhost/device/device_model.h"
 #include "vhost/device/virtio_device.h"
+#include "vhost/device/watchdog.h"
+#include "vhost/event_relay.h"
 #include "vhost/guest_memory.h"
 
 namespace fakes {
@@ -40,22 +42,20 @@ class DeviceRig {
   }
 
   void Build(std::unique_ptr<vhost::DeviceModel> model, int backend_queues) {
-    auto fake = std::make_unique<FakeBackend>(state, vhost::BackendKind::kKernel, backend_queues);
-    backend = fake.get();
     std::vector<vhost::BackendCandidate> candidates;
-    candidates.push_back({vhost::BackendKind::kKernel, std::move(fake)});
-    auto selector =
-        vhost::BackendSelector::Create(vhost::OffloadPolicy::kRequire, std::move(candidates));
-    ASSERT_TRUE(selector.ok()) << selector.status();
-    auto created = vhost::VirtioDevice::Create({.name = name_,
-                                                .kernel = &kernel_abi::LinuxKernel(),
-                                                .memory = &memory,
-                                                .loop = &loop,
-                                                .model = std::move(model),
-                                                .backends = *std::move(selector)});
-    ASSERT_TRUE(created.ok()) << created.status();
-    device = *std::move(created);
-    device->SetInterrupter(&interrupts, "test");
+    candidates.push_back(Candidate(vhost::BackendKind::kKernel, backend_queues));
+    Assemble(std::move(model), vhost::OffloadPolicy::kRequire, std::move(candidates));
+  }
+  // With one backend in the kernel, preferred, and one in the process. Both can be made anew.
+  void BuildBoth(std::unique_ptr<vhost::DeviceModel> model, int backend_queues) {
+    std::vector<vhost::BackendCandidate> candidates;
+    for (const auto kind : {vhost::BackendKind::kKernel, vhost::BackendKind::kInProcess}) {
+      candidates.push_back(Candidate(kind, backend_queues));
+      candidates.back().make = [this, kind, backend_queues] {
+        return std::move(Candidate(kind, backend_queues).backend);
+      };
+    }
+    Assemble(std::move(model), vhost::OffloadPolicy::kPrefer, std::move(candidates));
   }
 
   // Negotiates as far as FEATURES_OK.
@@ -98,13 +98,54 @@ class DeviceRig {
   GuestRam ram;
   vhost::GuestMemory memory;
   ManualLoop loop;
+  vhost::FailoverOptions failover;  // of the device that is built next
+  // Of the one in the kernel; and of the one in the process, if there is one.
   std::shared_ptr<FakeBackend::State> state = std::make_shared<FakeBackend::State>();
+  std::shared_ptr<FakeBackend::State> process = std::make_shared<FakeBackend::State>();
   FakeBackend* backend = nullptr;
+  FakeBackend* process_backend = nullptr;
+  absl::Status make_error;  // why no backend can be made
+  int made = 0;
+  std::vector<vhost::DeviceEvent> events;  // once the loop was pumped
   Interrupts interrupts;
+  std::unique_ptr<vhost::EventRelay> relay;
+  std::unique_ptr<vhost::Watchdog> watchdog;  // of the device that is built next; nullptr: none
   std::map<int, std::unique_ptr<DriverRing>> rings;
   std::unique_ptr<vhost::VirtioDevice> device;  // dies first
 
  private:
+  vhost::BackendCandidate Candidate(vhost::BackendKind kind, int queues) {
+    if (!make_error.ok()) return {kind, make_error};
+    ++made;
+    const bool kernel = kind == vhost::BackendKind::kKernel;
+    auto fake = std::make_unique<FakeBackend>(kernel ? state : process, kind, queues);
+    (kernel ? backend : process_backend) = fake.get();
+    return {kind, std::move(fake)};
+  }
+  void Assemble(std::unique_ptr<vhost::DeviceModel> model, vhost::OffloadPolicy policy,
+                std::vector<vhost::BackendCandidate> candidates) {
+    device = nullptr;
+    if (relay == nullptr) {
+      relay = *vhost::EventRelay::Create(
+          kernel_abi::LinuxKernel(), loop,
+          [this](const vhost::DeviceEvent& event, uint64_t) { events.push_back(event); });
+    }
+    auto selector = vhost::BackendSelector::Create(policy, std::move(candidates));
+    ASSERT_TRUE(selector.ok()) << selector.status();
+    auto created = vhost::VirtioDevice::Create({.name = name_,
+                                                .kernel = &kernel_abi::LinuxKernel(),
+                                                .memory = &memory,
+                                                .loop = &loop,
+                                                .model = std::move(model),
+                                                .backends = *std::move(selector),
+                                                .failover = failover,
+                                                .events = relay.get(),
+                                                .watchdog = watchdog.get()});
+    ASSERT_TRUE(created.ok()) << created.status();
+    device = *std::move(created);
+    device->SetInterrupter(&interrupts, "test");
+  }
+
   std::string name_;
 };
 

@@ -29,11 +29,15 @@ class FakeBackend final : public vhost::Backend {
     std::map<int, vhost::VringBase> reached;    // where a ring got to; its base without an entry
     int starts = 0;
     int stops = 0;
+    int prepares = 0;
     std::map<int, uint64_t> errors;
     std::vector<std::string> calls;  // "start 0 1", "start-vring 2", "stop-vring 2", "stop"
 
     // What it answers.
+    std::vector<vhost::WorkerReport> workers;
     std::optional<vhost::VirtioFeatures> cannot;  // features that it does not serve
+    bool holds_connections = false;
+    absl::Status prepare_error;
     absl::Status start_error;
     absl::Status memory_error;
     std::map<int, absl::Status> start_vring_errors;  // by queue
@@ -55,6 +59,11 @@ class FakeBackend final : public vhost::Backend {
   }
   absl::Status CheckMemory(const vhost::MemoryTable&) const override {
     return state_->memory_error;
+  }
+  absl::Status Prepare(const vhost::BackendStart&) override {
+    if (state_->running) return absl::FailedPreconditionError("fake backend runs already");
+    ++state_->prepares;
+    return state_->prepare_error;
   }
   absl::Status Start(const vhost::BackendStart& start) override {
     if (state_->running) return absl::FailedPreconditionError("fake backend runs already");
@@ -116,11 +125,13 @@ class FakeBackend final : public vhost::Backend {
     return queue < static_cast<int>(errors_.size()) ? errors_[queue].get() : -1;
   }
   void CountError(int queue) override { ++state_->errors[queue]; }
+  bool holds_connections() const override { return state_->holds_connections; }
   vhost::BackendReport Report() const override {
     vhost::BackendReport report;
     report.kind = kind_;
     report.node = "fake";
     report.running = state_->running;
+    report.workers = state_->workers;
     return report;
   }
 

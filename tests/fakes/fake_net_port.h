@@ -28,6 +28,8 @@ class FakeNetPort final : public vhost::NetPort {
     vhost::NetOffloads from_guest{true, true, true, true, true, true, true};
     absl::Status header_error;
     absl::Status offload_error;
+    int link_fd = -1;
+    Link link;
     std::map<int, absl::Status> attach_errors;
     std::map<int, absl::Status> detach_errors;
   };
@@ -57,6 +59,8 @@ class FakeNetPort final : public vhost::NetPort {
     state_->filter = filter;
     return "fake";
   }
+  int link_fd() const override { return state_->link_fd; }
+  Link ReadLink() override { return state_->link; }
   vhost::TapReport Report() const override { return {.name = "fake0"}; }
 
  private:

@@ -10,7 +10,7 @@ namespace {
 
 // Results are JSON made of JSON: what a function below joins are whole values already.
 
-absl::StatusOr<std::string> List(const Subject& subject, const Request&) {
+absl::StatusOr<std::string> List(Subject& subject, const Request&) {
   const std::vector<DeviceReport> reports = subject.Describe();
   return absl::StrCat("{\"process\":", ToJson(subject.Process()), ",\"devices\":[",
                       absl::StrJoin(reports, ",",
@@ -20,7 +20,7 @@ absl::StatusOr<std::string> List(const Subject& subject, const Request&) {
                       "]}");
 }
 
-absl::StatusOr<std::string> Show(const Subject& subject, const Request& request) {
+absl::StatusOr<std::string> Show(Subject& subject, const Request& request) {
   std::vector<DeviceReport> reports;
   if (request.device.empty()) {
     reports = subject.Describe();
@@ -37,17 +37,65 @@ absl::StatusOr<std::string> Show(const Subject& subject, const Request& request)
                       "]}");
 }
 
+absl::Status CheckDeviceNamed(const Request& request) {
+  if (!request.device.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("request: ", request.command,
+                                                 " of which device? "
+                                                 "\"device\" is missing"));
+}
+
+absl::StatusOr<BackendKind> KindFromName(absl::string_view name) {
+  for (const BackendKind kind :
+       {BackendKind::kKernel, BackendKind::kInProcess, BackendKind::kVhostUser}) {
+    if (name == Name(kind)) return kind;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("request: \"to\" must be kernel, in-process or vhost-user, not \"",
+                   name.substr(0, 32), "\""));
+}
+
+absl::StatusOr<std::string> Handover(Subject& subject, const Request& request) {
+  if (absl::Status status = CheckDeviceNamed(request); !status.ok()) return status;
+  const absl::StatusOr<BackendKind> to = KindFromName(request.to);
+  if (!to.ok()) return to.status();
+  const absl::StatusOr<HandoverReport> handover =
+      subject.Handover(request.device, *to, request.reason);
+  if (!handover.ok()) return handover.status();
+  return absl::StrCat("{\"process\":", ToJson(subject.Process()),
+                      ",\"device\":", Quoted(request.device), ",\"handover\":", ToJson(*handover),
+                      "}");
+}
+
+std::string PauseResult(const Subject& subject, const Request& request, bool paused) {
+  return absl::StrCat("{\"process\":", ToJson(subject.Process()),
+                      ",\"device\":", Quoted(request.device),
+                      ",\"paused\":", paused ? "true" : "false", "}");
+}
+
+absl::StatusOr<std::string> Pause(Subject& subject, const Request& request) {
+  absl::Status status = CheckDeviceNamed(request);
+  if (status.ok()) status = subject.Pause(request.device, request.reason);
+  if (!status.ok()) return status;
+  return PauseResult(subject, request, true);
+}
+
+absl::StatusOr<std::string> Resume(Subject& subject, const Request& request) {
+  absl::Status status = CheckDeviceNamed(request);
+  if (status.ok()) status = subject.Resume(request.device);
+  if (!status.ok()) return status;
+  return PauseResult(subject, request, false);
+}
+
 struct Command {
   const char* name;
-  absl::StatusOr<std::string> (*run)(const Subject&, const Request&);
+  absl::StatusOr<std::string> (*run)(Subject&, const Request&);
 };
 
 constexpr Command kCommands[] = {
-    {"list", List},
-    {"show", Show},
+    {"list", List}, {"show", Show}, {"handover", Handover}, {"pause", Pause}, {"resume", Resume},
 };
 
-absl::StatusOr<std::string> Run(const Subject& subject, const Request& request) {
+absl::StatusOr<std::string> Run(Subject& subject, const Request& request) {
   for (const Command& command : kCommands) {
     if (request.command == command.name) return command.run(subject, request);
   }
@@ -59,7 +107,7 @@ absl::StatusOr<std::string> Run(const Subject& subject, const Request& request) 
 
 }  // namespace
 
-std::string Answer(const Subject& subject, absl::string_view line) {
+std::string Answer(Subject& subject, absl::string_view line) {
   std::string id = "null";
   const absl::StatusOr<Request> request = ParseRequest(line, &id);
   if (!request.ok()) return ErrorLine(id, request.status());

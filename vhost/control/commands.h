@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "vhost/control/connection.h"
@@ -25,13 +26,18 @@ class Subject {
   virtual std::vector<DeviceReport> Describe() const = 0;
   // NOT_FOUND names the devices that there are.
   virtual absl::StatusOr<DeviceReport> Describe(absl::string_view device) const = 0;
+  // See VirtioDevice. `reason` may be empty.
+  virtual absl::StatusOr<HandoverReport> Handover(absl::string_view device, BackendKind to,
+                                                  absl::string_view reason) = 0;
+  virtual absl::Status Pause(absl::string_view device, absl::string_view reason) = 0;
+  virtual absl::Status Resume(absl::string_view device) = 0;
 };
 
 // The reply to one request line; never fails, since an error is a reply as well.
-std::string Answer(const Subject& subject, absl::string_view line);
+std::string Answer(Subject& subject, absl::string_view line);
 
 // A handler for Server. `subject` must outlive it.
-inline RequestHandler HandlerFor(const Subject& subject) {
+inline RequestHandler HandlerFor(Subject& subject) {
   return [&subject](absl::string_view line) { return Answer(subject, line); };
 }
 

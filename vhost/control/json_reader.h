@@ -213,6 +213,16 @@ class JsonReader {
     }
     return false;
   }
+  static bool FromName(absl::string_view name, HandoverCause* to) {
+    for (const HandoverCause cause :
+         {HandoverCause::kRequest, HandoverCause::kFailover, HandoverCause::kMemory}) {
+      if (name == Name(cause)) {
+        *to = cause;
+        return true;
+      }
+    }
+    return false;
+  }
   static bool FromName(absl::string_view name, DeviceId* to) {
     constexpr int kLastDeviceId = 64;  // beyond all that virtio 1.3 assigns
     for (int id = 0; id <= kLastDeviceId; ++id) {

@@ -101,6 +101,10 @@ absl::StatusOr<Request> ParseRequest(absl::string_view line, std::string* id) {
   if (absl::Status status = TakeString(json, "device", &request.device); !status.ok()) {
     return status;
   }
+  if (absl::Status status = TakeString(json, "to", &request.to); !status.ok()) return status;
+  if (absl::Status status = TakeString(json, "reason", &request.reason); !status.ok()) {
+    return status;
+  }
   return request;
 }
 
@@ -110,6 +114,8 @@ std::string RequestLine(const Request& request) {
   json["id"] = ParseJson(request.id);
   json["command"] = request.command;
   if (!request.device.empty()) json["device"] = request.device;
+  if (!request.to.empty()) json["to"] = request.to;
+  if (!request.reason.empty()) json["reason"] = request.reason;
   return ToLine(json) + "\n";
 }
 

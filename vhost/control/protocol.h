@@ -27,6 +27,8 @@ struct Request {
   std::string id = "null";  // as JSON: a number, a string or null; the reply bears the same
   std::string command;
   std::string device;  // empty: none named
+  std::string to;      // of `handover`: the backend's kind, "in-process"
+  std::string reason;  // why something is asked for, for reports; may be empty
 };
 
 // INVALID_ARGUMENT says what is wrong with the line; UNIMPLEMENTED: a version that is not ours.

@@ -23,9 +23,38 @@ class TwoDevices final : public Subject {
     if (device == "net0") return SampleNet();
     return absl::NotFoundError("no device of that name");
   }
+  absl::StatusOr<HandoverReport> Handover(absl::string_view device, BackendKind to,
+                                          absl::string_view reason) override {
+    if (device != "net0") return absl::NotFoundError("no device of that name");
+    return HandoverReport{.to = to, .reason = std::string(reason), .stopped_us = 5};
+  }
+  absl::Status Pause(absl::string_view, absl::string_view) override { return absl::OkStatus(); }
+  absl::Status Resume(absl::string_view) override {
+    return absl::ResourceExhaustedError("no memory to go on");
+  }
 };
 
-std::string Ask(absl::string_view line) { return Answer(TwoDevices(), line); }
+std::string Ask(absl::string_view line) {
+  TwoDevices devices;
+  return Answer(devices, line);
+}
+
+TEST(Protocol, HandoverPauseAndResume) {
+  EXPECT_THAT(
+      Ask(R"({"version":1,"command":"handover","device":"net0","to":"in-process","reason":"r"})"),
+      HasSubstr(R"("device":"net0","handover":{"time":"","from":"kernel","to":"in-process",)"
+                R"("cause":"request","reason":"r","problem":"","stopped_us":5})"));
+  EXPECT_THAT(Ask(R"({"version":1,"command":"handover","to":"kernel"})"),
+              HasSubstr("of which device?"));
+  EXPECT_THAT(Ask(R"({"version":1,"command":"handover","device":"net0"})"),
+              HasSubstr("must be kernel, in-process"));
+  EXPECT_THAT(Ask(R"({"version":1,"command":"handover","device":"net0","to":7})"),
+              HasSubstr("\\\"to\\\" must be a string"));
+  EXPECT_THAT(Ask(R"({"version":1,"command":"pause","device":"net0"})"),
+              HasSubstr(R"("device":"net0","paused":true)"));
+  EXPECT_THAT(Ask(R"({"version":1,"command":"resume","device":"net0"})"),
+              HasSubstr("RESOURCE_EXHAUSTED"));
+}
 
 TEST(Protocol, ARequestReadsBackAsItWasWritten) {
   const Request request = {.id = "7", .command = "show", .device = "net0"};

@@ -78,6 +78,43 @@ void Fields(Archive& archive, Report& refusal) {
   archive.Value("reason", refusal.reason);
 }
 
+template <typename Archive, ReportOf<HandoverReport> Report>
+void Fields(Archive& archive, Report& handover) {
+  archive.Value("time", handover.time);
+  archive.Named("from", handover.from);
+  archive.Named("to", handover.to);
+  archive.Named("cause", handover.cause);
+  archive.Value("reason", handover.reason);
+  archive.Value("problem", handover.problem);
+  archive.Value("stopped_us", handover.stopped_us);
+}
+
+template <typename Archive, ReportOf<HandoverCounts> Report>
+void Fields(Archive& archive, Report& counts) {
+  archive.Value("done", counts.done);
+  archive.Value("failed", counts.failed);
+  archive.Value("failovers", counts.failovers);
+}
+
+template <typename Archive, ReportOf<EventReport> Report>
+void Fields(Archive& archive, Report& event) {
+  archive.Value("time", event.time);
+  archive.Value("what", event.what);
+  archive.Value("queue", event.queue);
+  archive.Value("text", event.text);
+}
+
+template <typename Archive, ReportOf<WatchdogReport> Report>
+void Fields(Archive& archive, Report& watchdog) {
+  archive.Value("period_ms", watchdog.period_ms);
+  archive.Value("stall_ms", watchdog.stall_ms);
+  archive.Value("checks", watchdog.checks);
+  archive.Value("kicks", watchdog.kicks);
+  archive.Value("stalls", watchdog.stalls);
+  archive.Value("spins", watchdog.spins);
+  archive.Value("stalled", watchdog.stalled);
+}
+
 template <typename Archive, ReportOf<VringSetup> Report>
 void Fields(Archive& archive, Report& setup) {
   archive.Value("size", setup.size);
@@ -217,6 +254,11 @@ void Fields(Archive& archive, Report& device) {
   archive.Value("policy", device.policy);
   archive.Object("backend", device.backend);
   archive.List("refusals", device.refusals);
+  archive.Value("paused", device.paused);
+  archive.List("handovers", device.handovers);
+  archive.Object("handover_counts", device.handover_counts);
+  archive.List("events", device.events);
+  archive.Object("watchdog", device.watchdog);
   archive.List("vrings", device.vrings);
   archive.List("memory", device.memory);
   archive.List("wiring", device.wiring);
@@ -241,6 +283,7 @@ void Fields(Archive& archive, Report& summary) {
   archive.Value("policy", summary.policy);
   archive.Named("backend", summary.backend);
   archive.Value("running", summary.running);
+  archive.Value("paused", summary.paused);
   archive.Value("problem", summary.problem);
   archive.Value("queues", summary.queues);
   archive.Value("active_queues", summary.active_queues);

@@ -32,6 +32,7 @@ DeviceSummary Summarise(const DeviceReport& report) {
   summary.status = report.status;
   summary.policy = report.policy;
   summary.problem = report.problem;
+  summary.paused = report.paused;
   summary.queues = static_cast<int>(report.vrings.size());
   summary.active_queues = static_cast<int>(std::count_if(
       report.vrings.begin(), report.vrings.end(), [](const VringReport& v) { return v.active; }));
@@ -48,6 +49,7 @@ DeviceSummary Summarise(const DeviceReport& report) {
 }
 
 std::string ToJson(const DeviceReport& report) { return ToLine(JsonWriter().Write(report)); }
+std::string ToJson(const HandoverReport& handover) { return ToLine(JsonWriter().Write(handover)); }
 std::string ToJson(const DeviceSummary& summary) { return ToLine(JsonWriter().Write(summary)); }
 
 absl::StatusOr<DeviceReport> DeviceReportFromJson(absl::string_view json) {
@@ -55,6 +57,10 @@ absl::StatusOr<DeviceReport> DeviceReportFromJson(absl::string_view json) {
 }
 absl::StatusOr<DeviceSummary> DeviceSummaryFromJson(absl::string_view json) {
   return Parse<DeviceSummary>(json);
+}
+
+absl::StatusOr<HandoverReport> HandoverReportFromJson(absl::string_view json) {
+  return Parse<HandoverReport>(json);
 }
 
 std::vector<std::string> StatusNames(uint8_t status) {

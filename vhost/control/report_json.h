@@ -24,6 +24,7 @@ struct DeviceSummary {
   std::string policy;
   std::optional<BackendKind> backend;  // who serves, or would after DRIVER_OK
   bool running = false;
+  bool paused = false;
   std::string problem;
   int queues = 0;
   int active_queues = 0;
@@ -36,12 +37,14 @@ DeviceSummary Summarise(const DeviceReport& report);
 // JSON objects, one line each without a newline.
 std::string ToJson(const DeviceReport& report);
 std::string ToJson(const DeviceSummary& summary);
+std::string ToJson(const HandoverReport& handover);
 
 // The reverse. Members that are missing leave the field at its default and unknown ones are passed
 // over, so that a reader and a writer of different age understand each other. INVALID_ARGUMENT
 // names the member whose value has the wrong type.
 absl::StatusOr<DeviceReport> DeviceReportFromJson(absl::string_view json);
 absl::StatusOr<DeviceSummary> DeviceSummaryFromJson(absl::string_view json);
+absl::StatusOr<HandoverReport> HandoverReportFromJson(absl::string_view json);
 
 // "ACKNOWLEDGE", "DRIVER", ... of a virtio device status; bits without a name as "bit 4".
 std::vector<std::string> StatusNames(uint8_t status);

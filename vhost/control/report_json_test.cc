@@ -34,7 +34,11 @@ using ::testing::Not;
   [[maybe_unused]] auto [t1, t2, t3, t4, t5, t6, t7, t8, t9] = TapReport();
   [[maybe_unused]] auto [f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12] = ReceiveFilterReport();
   [[maybe_unused]] auto [d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15, d16, d17,
-                         d18, d19, d20, d21, d22] = DeviceReport();
+                         d18, d19, d20, d21, d22, d23, d24, d25, d26, d27] = DeviceReport();
+  [[maybe_unused]] auto [h1, h2, h3, h4, h5, h6, h7] = HandoverReport();
+  [[maybe_unused]] auto [n1, n2, n3] = HandoverCounts();
+  [[maybe_unused]] auto [e1, e2, e3, e4] = EventReport();
+  [[maybe_unused]] auto [g1, g2, g3, g4, g5, g6, g7] = WatchdogReport();
 }
 
 TEST(ReportJson, ReadsBackAllThatItWrote) {
@@ -62,6 +66,14 @@ TEST(ReportJson, HasEveryMember) {
            R"("offered":{"bits":"0x20000000120000021","names":["VIRTIO_NET_F_CSUM",)",
            R"("acked":{"bits":"0x100000020","names":["VIRTIO_NET_F_MAC","VIRTIO_F_VERSION_1"]})",
            R"("policy":"prefer")",
+           R"("paused":true)",
+           R"("handovers":[{"time":"2026-05-01T12:00:00.123Z","from":"in-process","to":"kernel",)",
+           R"("cause":"request","reason":"by hand","problem":"","stopped_us":87})",
+           R"("cause":"failover","reason":"queue 1 (tx0) stands still","problem":"no threads")",
+           R"("handover_counts":{"done":17,"failed":1,"failovers":2})",
+           R"({"time":"2026-05-01T12:00:00.900Z","what":"stall","queue":1,"text":"tx0"})",
+           R"("watchdog":{"period_ms":1000,"stall_ms":3000,"checks":60,"kicks":4,"stalls":3,)",
+           R"("spins":2,"stalled":[1]})",
            R"("backend":{"kind":"kernel","node":"/dev/vhost-net","running":true)",
            R"("vhost_acked":{"bits":"0x100000000","names":["VIRTIO_F_VERSION_1"]})",
            R"("memory_updates":2,"max_memory_regions":64)",
@@ -165,8 +177,8 @@ TEST(ReportJson, SummarisesADevice) {
   EXPECT_EQ(ToJson(summary),
             R"({"name":"net0","type":"net","transport":"virtio-pci 00:01.0","status":15,)"
             R"("status_names":["ACKNOWLEDGE","DRIVER","DRIVER_OK","FEATURES_OK"],)"
-            R"("policy":"prefer","backend":"kernel","running":true,"problem":"","queues":3,)"
-            R"("active_queues":2,"taps":["tap0"],"guest_cid":null,"worker_tids":[4321,4322]})");
+            R"("policy":"prefer","backend":"kernel","running":true,"paused":true,"problem":"",)"
+            R"("queues":3,"active_queues":2,"taps":["tap0"],"guest_cid":null,"worker_tids":[4321,4322]})");
   const auto read = DeviceSummaryFromJson(ToJson(summary));
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(ToJson(*read), ToJson(summary));

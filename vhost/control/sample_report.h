@@ -83,6 +83,35 @@ inline DeviceReport SampleNet() {
                                                    .held_bytes = 4096}}};
   report.backend = backend;
   report.refusals = {{BackendKind::kVhostUser, "/run/vu.sock: connect: ENOENT"}};
+  report.paused = true;
+  report.handovers = {{.time = "2026-05-01T12:00:00.123Z",
+                       .from = BackendKind::kInProcess,
+                       .to = BackendKind::kKernel,
+                       .cause = HandoverCause::kRequest,
+                       .reason = "by hand",
+                       .problem = "",
+                       .stopped_us = 87},
+                      {.time = "2026-05-01T12:00:01.000Z",
+                       .from = BackendKind::kKernel,
+                       .to = BackendKind::kInProcess,
+                       .cause = HandoverCause::kFailover,
+                       .reason = "queue 1 (tx0) stands still",
+                       .problem = "no threads",
+                       .stopped_us = std::nullopt}};
+  report.handover_counts = {.done = 17, .failed = 1, .failovers = 2};
+  report.events = {
+      {.time = "2026-05-01T12:00:00.000Z",
+       .what = "started",
+       .queue = std::nullopt,
+       .text = "by the kernel backend"},
+      {.time = "2026-05-01T12:00:00.900Z", .what = "stall", .queue = 1, .text = "tx0"}};
+  report.watchdog = WatchdogReport{.period_ms = 1000,
+                                   .stall_ms = 3000,
+                                   .checks = 60,
+                                   .kicks = 4,
+                                   .stalls = 3,
+                                   .spins = 2,
+                                   .stalled = {1}};
   report.vrings = {{.queue = 0,
                     .role = "rx0",
                     .served_by = "kernel",

@@ -14,12 +14,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "vhost/device/device_state.h"
 #include "vhost/features.h"
 #include "vhost/inprocess/virtqueue.h"
 #include "vhost/report.h"
@@ -44,6 +46,9 @@ class DeviceHost {
 struct QueueRole {
   std::string name;    // "rx0", "control"
   bool local = false;  // served by the model, never by a backend
+  // What the driver makes available needs nothing but the backend to be used (a transmit queue), so
+  // that standing still is a failure.
+  bool prompt = false;
 };
 
 class DeviceModel {
@@ -69,10 +74,32 @@ class DeviceModel {
   virtual absl::Status Prepare(VirtioFeatures acked) = 0;
   // Whether a queue that was enabled and belongs to a backend is to be served at the moment.
   virtual bool is_active(int queue) const = 0;
+  // An fd that is readable when something has changed on the host's side of the device (a TAP that
+  // went down, or away); -1: there is none. The same for its whole life.
+  virtual int host_fd() const { return -1; }
+  // Reads what has changed, as far as it is worth telling. Never waits.
+  struct HostChange {
+    bool is_lost;  // nothing can pass any more
+    std::string text;
+  };
+  virtual std::optional<HostChange> ReadHostChange() { return std::nullopt; }
+
+  // The driver is served by a backend of another kind than a moment ago. Queues run.
+  virtual void BackendChanged(BackendKind from, BackendKind to) {
+    static_cast<void>(from);
+    static_cast<void>(to);
+  }
   // Serves a local queue. Called after a start, after a kick, and as KickQueue asked. Takes no more
   // chains than the ring is long: true asks to be called again, once others had their turn. An
   // error is the driver's fault, and the end until it resets the device.
   virtual absl::StatusOr<bool> Serve(int queue, inprocess::Virtqueue& ring) = 0;
+  // What the driver has set, and back, after Prepare and before queues run. A state comes from
+  // outside: Restore checks it, and after an error Reset is called.
+  virtual void Save(DeviceState& state) const { static_cast<void>(state); }
+  virtual absl::Status Restore(const DeviceState& state) {
+    static_cast<void>(state);
+    return absl::OkStatus();
+  }
   // Nothing runs: all that the driver set is as after creation.
   virtual void Reset() = 0;
 

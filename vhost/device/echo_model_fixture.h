@@ -29,7 +29,9 @@ class EchoModel final : public DeviceModel {
   int queue_count() const override { return 5; }
   uint16_t queue_max_size(int) const override { return 64; }
   QueueRole role(int queue, VirtioFeatures) const override {
-    return {absl::StrCat("q", queue), queue == kLocalQueue};
+    return {.name = absl::StrCat("q", queue),
+            .local = queue == kLocalQueue,
+            .prompt = queue == prompt_queue};
   }
   VirtioFeatures features() const override {
     return {VirtioFeature::kVersion1,  VirtioFeature::kEventIdx,
@@ -96,6 +98,7 @@ class EchoModel final : public DeviceModel {
   absl::Status prepare_error;
   bool second_pair = false;
   int served = 0;
+  int prompt_queue = -1;
 };
 
 // A device of that model, before a driver has touched it.

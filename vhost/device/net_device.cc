@@ -63,7 +63,8 @@ NetDevice::NetDevice(std::unique_ptr<NetPort> port, NetDeviceOptions options)
     : port_(std::move(port)),
       options_(options),
       features_(WantedFeatures()),
-      link_up_(options_.link_up) {
+      link_up_(options_.link_up),
+      link_seen_(port_->ReadLink()) {
   filter_.mac = options_.mac;
 }
 
@@ -91,9 +92,12 @@ uint16_t NetDevice::queue_max_size(int queue) const {
 
 QueueRole NetDevice::role(int queue, VirtioFeatures acked) const {
   const int pairs = acked.Has(kNetMq) ? options_.queue_pairs : 1;
-  if (queue < 2 * pairs) return {absl::StrCat(queue % 2 == 0 ? "rx" : "tx", queue / 2), false};
-  if (queue == 2 * pairs && acked.Has(kNetCtrlVq)) return {"control", true};
-  return {"unused", false};
+  if (queue < 2 * pairs) {
+    const bool transmits = queue % 2 == 1;
+    return {.name = absl::StrCat(transmits ? "tx" : "rx", queue / 2), .prompt = transmits};
+  }
+  if (queue == 2 * pairs && acked.Has(kNetCtrlVq)) return {.name = "control", .local = true};
+  return {.name = "unused"};
 }
 
 absl::Status NetDevice::CheckFeatures(VirtioFeatures acked) const {
@@ -119,6 +123,7 @@ absl::Status NetDevice::Prepare(VirtioFeatures acked) {
     return status;
   }
   acked_ = acked;
+  guest_offloads_ = ToGuestFeatures(ToGuestOffloads(acked));
   return absl::OkStatus();
 }
 
@@ -184,7 +189,9 @@ absl::Status NetDevice::Answer(inprocess::Chain chain) {
 }
 
 absl::Status NetDevice::SetGuestOffloads(VirtioFeatures offloads) {
-  return port_->SetOffloads(ToGuestOffloads(offloads));
+  absl::Status status = port_->SetOffloads(ToGuestOffloads(offloads));
+  if (status.ok()) guest_offloads_ = offloads;
+  return status;
 }
 
 void NetDevice::ReceiveFilterChanged() {
@@ -196,8 +203,44 @@ void NetDevice::ReceiveFilterChanged() {
   filter_applied_by_ = port_->SetReceiveFilter(filter_);
 }
 
+void NetDevice::Save(DeviceState& state) const {
+  state.net = NetState{.mac = vhost::Describe(filter_.mac),
+                       .active_queue_pairs = active_pairs_,
+                       .announce = announce_,
+                       .guest_offloads = guest_offloads_,
+                       .receive_filter = vhost::Describe(filter_)};
+}
+
+absl::Status NetDevice::Restore(const DeviceState& state) {
+  if (!state.net.has_value()) return absl::InvalidArgumentError("a state without its net part");
+  const NetState& net = *state.net;
+  absl::StatusOr<ReceiveFilter> filter = ReceiveFilterFrom(net.receive_filter);
+  if (!filter.ok()) return filter.status();
+  const absl::StatusOr<MacAddress> mac = ParseMacAddress(net.mac);
+  if (!mac.ok()) return mac.status();
+  filter->mac = *mac;
+  const int pairs = acked_.Has(kNetMq) ? options_.queue_pairs : 1;
+  if (net.active_queue_pairs < 1 || net.active_queue_pairs > pairs) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(net.active_queue_pairs, " active queue pairs of ", pairs));
+  }
+  if (!ToGuestFeatures(ToGuestOffloads(acked_)).Contains(net.guest_offloads)) {
+    return absl::InvalidArgumentError("offloads that the driver did not ack");
+  }
+  absl::Status status = AttachPairs(1, net.active_queue_pairs, true);
+  if (status.ok()) status = SetGuestOffloads(net.guest_offloads);
+  if (!status.ok()) return status;
+  active_pairs_ = net.active_queue_pairs;
+  announce_ = net.announce && acked_.Has(kNetGuestAnnounce);
+  const bool is_set = *filter != filter_;
+  filter_ = *std::move(filter);
+  if (is_set) ReceiveFilterChanged();
+  return absl::OkStatus();
+}
+
 void NetDevice::Reset() {
   acked_ = {};
+  guest_offloads_ = {};
   active_pairs_ = 1;
   announce_ = false;
   filter_ = ReceiveFilter();
@@ -211,7 +254,7 @@ void NetDevice::Reset() {
 std::vector<std::byte> NetDevice::config() const {
   kernel_abi::VirtioNetConfig config{};
   std::copy(filter_.mac.begin(), filter_.mac.end(), config.mac);
-  config.status = static_cast<uint16_t>((link_up_ ? kernel_abi::kNetStatusLinkUp : 0) |
+  config.status = static_cast<uint16_t>((link_is_up() ? kernel_abi::kNetStatusLinkUp : 0) |
                                         (announce_ ? kernel_abi::kNetStatusAnnounce : 0));
   config.max_virtqueue_pairs = static_cast<uint16_t>(options_.queue_pairs);
   config.mtu = options_.mtu.value_or(0);
@@ -223,6 +266,20 @@ void NetDevice::SetLinkUp(bool up) {
   Locked([this, up] {
     if (std::exchange(link_up_, up) != up && host() != nullptr) host()->ConfigChanged();
   });
+}
+
+std::optional<DeviceModel::HostChange> NetDevice::ReadHostChange() {
+  const NetPort::Link now = port_->ReadLink();
+  const NetPort::Link before = std::exchange(link_seen_, now);
+  if (now == before) return std::nullopt;
+  const bool was_up = link_is_up();
+  port_link_ = now;
+  if (link_is_up() != was_up && host() != nullptr) host()->ConfigChanged();
+  const std::string name = port_->Report().name;
+  return HostChange{.is_lost = !now.exists,
+                    .text = absl::StrCat(name, !now.exists ? ": is gone"
+                                               : now.up    ? ": is up"
+                                                           : ": is down")};
 }
 
 bool NetDevice::Announce() {
@@ -241,7 +298,7 @@ void NetDevice::Describe(DeviceReport& report) const {
   report.mac = vhost::Describe(filter_.mac);
   report.mtu = options_.mtu;
   report.active_queue_pairs = active_pairs_;
-  report.link_up = link_up_;
+  report.link_up = link_is_up();
   report.receive_filter = vhost::Describe(filter_);
   report.receive_filter->applied_by = filter_applied_by_;
   report.taps.push_back(port_->Report());

@@ -58,6 +58,10 @@ class NetDevice final : public DeviceModel, private NetControlTarget {
   absl::Status Prepare(VirtioFeatures acked) override;
   bool is_active(int queue) const override { return queue < 2 * active_pairs_; }
   absl::StatusOr<bool> Serve(int queue, inprocess::Virtqueue& ring) override;
+  int host_fd() const override { return port_->link_fd(); }
+  std::optional<HostChange> ReadHostChange() override;
+  void Save(DeviceState& state) const override;
+  absl::Status Restore(const DeviceState& state) override;
   void Reset() override;
   void Describe(DeviceReport& report) const override;
 
@@ -73,15 +77,22 @@ class NetDevice final : public DeviceModel, private NetControlTarget {
   void ReceiveFilterChanged() override;
   void AnnounceAcked() override;
   absl::Status AttachPairs(int from, int to, bool attached);
+  // What a driver sees.
+  bool link_is_up() const { return link_up_ && port_link_.exists && port_link_.up; }
 
   const std::unique_ptr<NetPort> port_;
   const NetDeviceOptions options_;
   const VirtioFeatures features_;
 
   // Guarded by the device's lock.
-  bool link_up_;
+  bool link_up_;  // as the host wants it
+  // As the port has it. Before it changes for the first time it is believed up: whoever makes the
+  // TAP may bring it up only later.
+  NetPort::Link link_seen_;
+  NetPort::Link port_link_;
   bool announce_ = false;
-  VirtioFeatures acked_;  // while it runs
+  VirtioFeatures acked_;           // while it runs
+  VirtioFeatures guest_offloads_;  // as the driver has them now
   int active_pairs_ = 1;
   ReceiveFilter filter_;
   std::string filter_applied_by_;

@@ -504,5 +504,38 @@ TEST(MacAddress, IsReadAndWritten) {
   }
 }
 
+// ---- What is behind it -------------------------------------------------------------------------
+
+TEST_F(NetDeviceTest, TheDriverSeesTheLinkOfThePortFall) {
+  const kernel_abi::EventFd changed = *kernel_abi::EventFd::Create(kernel_abi::LinuxKernel());
+  port_->link_fd = changed.get();
+  port_->link = {.exists = true, .up = false};  // Not brought up yet: that is no news.
+  Build({});
+  rig_.BringUp({kVersion1, kNetMac, kNetStatus});
+  EXPECT_EQ(Config().status, kernel_abi::kNetStatusLinkUp);
+  const auto tell = [&](NetPort::Link link) {
+    port_->link = link;
+    changed.Signal();
+    rig_.loop.Pump(1);
+    changed.Drain();
+    rig_.loop.Pump();
+  };
+  tell({.exists = true, .up = true});
+  EXPECT_EQ(rig_.interrupts.changes, 0);
+  tell({.exists = true, .up = false});
+  EXPECT_EQ(Config().status, 0);
+  EXPECT_EQ(rig_.interrupts.changes, 1);
+  tell({.exists = true, .up = true});
+  EXPECT_EQ(Config().status, kernel_abi::kNetStatusLinkUp);
+  tell({.exists = false, .up = false});
+  EXPECT_EQ(Config().status, 0);
+  EXPECT_EQ(rig_.interrupts.changes, 3);
+  EXPECT_EQ(rig_.device->status(), DeviceRig::kRunning);
+  const DeviceReport report = rig_.device->Report();
+  EXPECT_FALSE(*report.link_up);
+  EXPECT_EQ(report.events.back().what, "port-lost");
+  EXPECT_EQ(report.events.back().text, "fake0: is gone");
+}
+
 }  // namespace
 }  // namespace vhost

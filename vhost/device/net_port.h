@@ -48,6 +48,18 @@ class NetPort {
   // or why nobody did ("nobody: ..."); there is no failure, since delivering all is always right.
   virtual std::string SetReceiveFilter(const ReceiveFilter& filter) = 0;
 
+  // Whether frames can pass at all, as far as the host says.
+  struct Link {
+    bool exists = true;
+    bool up = true;  // administratively
+    friend bool operator==(const Link&, const Link&) = default;
+  };
+  // An fd that is readable when ReadLink() may answer differently; -1: it never does, or nobody
+  // would notice. Constant.
+  virtual int link_fd() const { return -1; }
+  // Never waits.
+  virtual Link ReadLink() { return {}; }
+
   virtual TapReport Report() const = 0;
 };
 

@@ -91,7 +91,8 @@ void QueueSet::GivenToBackend(int queue, const Vring& vring) {
   queues_[queue].vring = vring;
 }
 
-absl::Status QueueSet::Start(VirtioFeatures acked, std::shared_ptr<const MemoryTable> memory) {
+absl::Status QueueSet::Start(VirtioFeatures acked, std::shared_ptr<const MemoryTable> memory,
+                             std::optional<BackendKind> first) {
   if (running()) return absl::FailedPreconditionError("the queues run already");
   acked_ = acked;
   memory_ = std::move(memory);
@@ -113,7 +114,7 @@ absl::Status QueueSet::Start(VirtioFeatures acked, std::shared_ptr<const MemoryT
       start.vrings.push_back(ForBackend(queue, *vring));
     }
   }
-  if (status.ok()) status = backends_.Start(start);
+  if (status.ok()) status = backends_.Start(start, first);
   if (!status.ok()) {
     memory_ = nullptr;
     return status;
@@ -126,6 +127,19 @@ absl::Status QueueSet::Start(VirtioFeatures acked, std::shared_ptr<const MemoryT
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status QueueSet::CheckEnabled(VirtioFeatures acked,
+                                    const std::shared_ptr<const MemoryTable>& memory) {
+  if (running()) return absl::FailedPreconditionError("the queues run already");
+  acked_ = acked;
+  memory_ = memory;
+  absl::Status status;
+  for (int queue = 0; queue < count() && status.ok(); ++queue) {
+    if (queues_[queue].enabled) status = Validate(queue).status();
+  }
+  memory_ = nullptr;
+  return status;
 }
 
 std::vector<StoppedVring> QueueSet::Stop() {
@@ -145,6 +159,32 @@ std::vector<StoppedVring> QueueSet::Stop() {
   memory_ = nullptr;
   must_stop_ = false;
   return stopped;
+}
+
+BackendSelector::Moved QueueSet::MoveTo(Backend& to, std::shared_ptr<const MemoryTable> memory,
+                                        const std::string& why) {
+  if (!running()) return {.status = absl::FailedPreconditionError("the queues do not run")};
+  if (memory == nullptr) memory = memory_;
+  if (absl::Status status = CheckMemory(*memory); !status.ok()) return {.status = status};
+  // The rings are where they were in either table, so they need not be validated again.
+  BackendStart start{.acked = acked_, .memory = memory, .vrings = {}};
+  for (int queue = 0; queue < count(); ++queue) {
+    if (queues_[queue].server != Server::kBackend) continue;
+    start.vrings.push_back(ForBackend(queue, *queues_[queue].vring));
+  }
+  BackendSelector::Moved moved = backends_.MoveTo(to, start, memory_, why);
+  if (moved.stopped_us.has_value()) {
+    for (const BackendVring& vring : start.vrings) queues_[vring.queue].base = vring.base;
+  }
+  if (moved.nobody_runs) {
+    must_stop_ = true;
+    for (const BackendVring& vring : start.vrings) {
+      queues_[vring.queue].server = Server::kNobody;
+      queues_[vring.queue].vring.reset();
+    }
+  }
+  if (moved.status.ok()) UseMemory(memory);
+  return moved;
 }
 
 absl::Status QueueSet::StartLocal(int queue, const Vring& vring) {
@@ -270,18 +310,26 @@ absl::Status QueueSet::CheckMemory(const MemoryTable& memory) const {
   return absl::OkStatus();
 }
 
-absl::Status QueueSet::SetMemory(const std::shared_ptr<const MemoryTable>& memory) {
+absl::Status QueueSet::SetMemory(const std::shared_ptr<const MemoryTable>& memory, bool* refused) {
+  *refused = false;
   if (!running()) return absl::OkStatus();
   // Again, since a queue may have been started after the check.
   if (absl::Status status = CheckMemory(*memory); !status.ok()) return status;
   if (Backend* backend = backends_.running(); backend != nullptr) {
-    if (absl::Status status = backend->SetMemory(memory); !status.ok()) return status;
+    if (absl::Status status = backend->SetMemory(memory); !status.ok()) {
+      *refused = true;
+      return status;
+    }
   }
+  UseMemory(memory);
+  return absl::OkStatus();
+}
+
+void QueueSet::UseMemory(const std::shared_ptr<const MemoryTable>& memory) {
   for (Queue& q : queues_) {
     if (q.ring != nullptr) q.ring->SetMemory(memory);
   }
   memory_ = memory;
-  return absl::OkStatus();
 }
 
 absl::Status QueueSet::SetCall(int queue, int call_fd) {
@@ -309,6 +357,24 @@ absl::Status QueueSet::HandleKick(int queue) {
 void QueueSet::KickLocal(int queue) {
   const Queue& q = queues_[queue];
   if (q.ring != nullptr) kernel_abi::EventFd::SignalEventFd(kernel_, q.kick_in_use());
+}
+
+std::vector<QueueProgress> QueueSet::Progress() const {
+  std::vector<QueueProgress> progress;
+  for (int queue = 0; queue < count(); ++queue) {
+    const Queue& q = queues_[queue];
+    if (q.server != Server::kBackend || q.vring->layout() != VringLayout::kSplit) continue;
+    const VringIndices indices = ReadIndices(*q.vring);
+    progress.push_back({.queue = queue,
+                        .prompt = model_.role(queue, acked_).prompt,
+                        .avail = indices.avail,
+                        .used = indices.used});
+  }
+  return progress;
+}
+
+void QueueSet::KickAgain(int queue) const {
+  kernel_abi::EventFd::SignalEventFd(kernel_, queues_[queue].kick_in_use());
 }
 
 void QueueSet::RetireWatch(Queue& queue) {

@@ -29,6 +29,7 @@
 #include "vhost/backend.h"
 #include "vhost/device/backend_selector.h"
 #include "vhost/device/device_model.h"
+#include "vhost/device/stall_detector.h"
 #include "vhost/event_loop.h"
 #include "vhost/inprocess/virtqueue.h"
 #include "vhost/vring.h"
@@ -64,6 +65,7 @@ class QueueSet {
   // Where the queue goes on at its next start, and which eventfds it uses until it is cleared
   // (lent, -1: its own).
   void SetBase(int queue, VringBase base) { queues_[queue].base = base; }
+  std::optional<VringBase> base(int queue) const { return queues_[queue].base; }
   void LendEventFds(int queue, int kick_fd, int call_fd);
 
   // Makes one eventfd the call eventfd of all queues. Each has an fd of its own for it, which is as
@@ -76,25 +78,36 @@ class QueueSet {
   void SignalKick(int queue) const { queues_[queue].kick.Signal(); }
 
   // Runs all enabled queues that are local or active. All or nothing. The error names the queue.
-  absl::Status Start(VirtioFeatures acked, std::shared_ptr<const MemoryTable> memory);
+  // `first` is the backend to try before any other.
+  absl::Status Start(VirtioFeatures acked, std::shared_ptr<const MemoryTable> memory,
+                     std::optional<BackendKind> first = std::nullopt);
+  // Whether the enabled queues could run in `memory`.
+  absl::Status CheckEnabled(VirtioFeatures acked, const std::shared_ptr<const MemoryTable>& memory);
   // Nobody serves anything when it returns. The bases of those that ran, which are kept for the
   // next start as well.
   std::vector<StoppedVring> Stop();
   bool running() const { return memory_ != nullptr; }
+
+  // Hands what the running backend serves to `to`, which BackendSelector::Find gave, with `memory`
+  // (nullptr: that which is in use). Local queues go on. All or nothing; if neither backend can
+  // start, must_stop() is true.
+  BackendSelector::Moved MoveTo(Backend& to, std::shared_ptr<const MemoryTable> memory,
+                                const std::string& why);
 
   // The same for one queue, while the set runs. No-ops where there is nothing to do.
   absl::Status StartQueue(int queue);
   absl::Status StopQueue(int queue);
   // See DeviceHost::ApplyActiveQueues.
   absl::Status ApplyActiveQueues();
-  // The backend could not stop one of its queues when it was asked to: nobody knows who serves that
-  // queue now, and all must be stopped.
+  // The backend could not stop one of its queues when it was asked to, or there is none any more
+  // after a move that failed: all must be stopped.
   bool must_stop() const { return must_stop_; }
 
   // FAILED_PRECONDITION names a queue that runs, and would be elsewhere in `memory`.
   absl::Status CheckMemory(const MemoryTable& memory) const;
-  // The memory that running queues use from now on. Refused as by CheckMemory.
-  absl::Status SetMemory(const std::shared_ptr<const MemoryTable>& memory);
+  // The memory that running queues use from now on. Refused as by CheckMemory. The error is the
+  // backend's if `refused` is set: another one might take it.
+  absl::Status SetMemory(const std::shared_ptr<const MemoryTable>& memory, bool* refused);
   // Another eventfd for a queue's interrupts (lent; -1: its own), running or not.
   absl::Status SetCall(int queue, int call_fd);
 
@@ -102,6 +115,11 @@ class QueueSet {
   absl::Status HandleKick(int queue);
   // Has HandleKick called soon, if the queue is local and runs.
   void KickLocal(int queue);
+
+  // How far the split rings that the backend serves have got.
+  std::vector<QueueProgress> Progress() const;
+  // Signals the kick eventfd that the queue uses.
+  void KickAgain(int queue) const;
 
   // "queue 1 (tx0)", as far as its role is known.
   std::string Label(int queue) const;
@@ -150,6 +168,7 @@ class QueueSet {
   absl::Status StartOnBackend(int queue, const Vring& vring);
   absl::Status StopOnBackend(int queue);
   void RetireWatch(Queue& queue);
+  void UseMemory(const std::shared_ptr<const MemoryTable>& memory);
 
   kernel_abi::Kernel& kernel_;
   EventLoop& loop_;

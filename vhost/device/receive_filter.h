@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "vhost/device/mac_address.h"
 #include "vhost/report.h"
 
@@ -35,5 +36,8 @@ struct ReceiveFilter {
 };
 
 ReceiveFilterReport Describe(const ReceiveFilter& filter);
+// The reverse, but for the device's own address. INVALID_ARGUMENT: an address or a VLAN that is
+// none, or more addresses than are kept.
+absl::StatusOr<ReceiveFilter> ReceiveFilterFrom(const ReceiveFilterReport& report);
 
 }  // namespace vhost

@@ -51,7 +51,17 @@ std::optional<Links> OpenLinks() {
 
 }  // namespace
 
-TapPort::TapPort(std::unique_ptr<Tap> tap) : tap_(std::move(tap)), links_(OpenLinks()) {}
+TapPort::TapPort(std::unique_ptr<Tap> tap) : tap_(std::move(tap)), links_(OpenLinks()) {
+  absl::StatusOr<std::unique_ptr<LinkWatch>> watch = LinkWatch::Create(tap_->name());
+  if (watch.ok()) watch_ = *std::move(watch);
+}
+
+NetPort::Link TapPort::ReadLink() {
+  if (watch_ == nullptr) return {};
+  watch_->Read();
+  const std::optional<LinkState>& state = watch_->state();
+  return {.exists = state.has_value(), .up = state.has_value() && state->up};
+}
 
 TapPort::~TapPort() {
   // The TAP may stay when this goes, with a filter for a guest that is no more.

@@ -32,6 +32,8 @@ class TapPort final : public NetPort {
     return tap_->SetQueueAttached(pair, attached);
   }
   std::string SetReceiveFilter(const ReceiveFilter& filter) override;
+  int link_fd() const override { return watch_ == nullptr ? -1 : watch_->fd(); }
+  Link ReadLink() override;
   TapReport Report() const override;
 
  private:
@@ -42,6 +44,7 @@ class TapPort final : public NetPort {
   // For the interface's state in reports. Without it (no netlink in this sandbox) they leave it
   // out.
   mutable std::optional<Links> links_;
+  std::unique_ptr<LinkWatch> watch_;  // nullptr: nobody tells what becomes of the interface
   bool is_filtering_ = false;
 };
 

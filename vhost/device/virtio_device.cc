@@ -8,29 +8,11 @@
 #include "absl/strings/str_join.h"
 #include "kernel-abi/event_fd.h"
 #include "kernel-abi/system_error.h"
+#include "vhost/device/virtio_device_lock.h"
 
 namespace vhost {
 
 namespace status_bit = device_status;
-
-// Watches that ended while the lock was held are destroyed after its release: that may wait for
-// their callback, which waits for the lock.
-class VirtioDevice::Lock {
- public:
-  explicit Lock(VirtioDevice& device) ABSL_EXCLUSIVE_LOCK_FUNCTION(device.mutex_)
-      : device_(device) {
-    device_.mutex_.Lock();
-  }
-  ~Lock() ABSL_UNLOCK_FUNCTION() {
-    const std::vector<std::unique_ptr<Watch>> retired = device_.queues_->TakeRetired();
-    device_.mutex_.Unlock();
-  }
-  Lock(const Lock&) = delete;
-  Lock& operator=(const Lock&) = delete;
-
- private:
-  VirtioDevice& device_;
-};
 
 // ---- Life --------------------------------------------------------------------------------------
 
@@ -42,9 +24,16 @@ VirtioDevice::VirtioDevice(Options options)
       model_(std::move(options.model)),
       config_size_(static_cast<uint32_t>(model_->config().size())),
       backends_(std::move(options.backends)),
-      offered_(backends_.Supported(model_->features())) {}
+      offered_(backends_.Supported(model_->features())),
+      failover_(options.failover),
+      stalls_(options.watchdog == nullptr
+                  ? std::nullopt
+                  : std::optional<StallDetector>(options.watchdog->options())),
+      journal_(name_, options.events),
+      back_off_ms_(options.failover.back_off_ms) {}
 
 absl::StatusOr<std::unique_ptr<VirtioDevice>> VirtioDevice::Create(Options options) {
+  Watchdog* const watchdog = options.watchdog;
   std::unique_ptr<VirtioDevice> device(new VirtioDevice(std::move(options)));
   VirtioDevice* self = device.get();
   absl::StatusOr<std::unique_ptr<QueueSet>> queues =
@@ -53,65 +42,97 @@ absl::StatusOr<std::unique_ptr<VirtioDevice>> VirtioDevice::Create(Options optio
   if (!queues.ok()) return kernel_abi::AddContext(queues.status(), self->name_);
   self->queues_ = *std::move(queues);
   self->model_->SetHost(self);
-  absl::Status status = self->WatchErrors();
+  absl::Status status;
+  {
+    absl::MutexLock lock(&self->mutex_);
+    status = self->WatchErrors();
+  }
   if (status.ok()) status = self->guest_memory_.AddListener(self);
   if (!status.ok()) return kernel_abi::AddContext(status, self->name_);
   self->listening_ = true;
+  if (const int fd = self->model_->host_fd(); fd >= 0) {
+    auto watch = self->loop_.WatchReadable(fd, [self] {
+      Lock lock(*self);
+      self->ReadHostChanges();
+    });
+    if (!watch.ok()) return kernel_abi::AddContext(watch.status(), self->name_);
+    self->host_watch_ = *std::move(watch);
+  }
+  if (watchdog != nullptr) {
+    self->watchdog_ =
+        watchdog->Register([self] { self->CheckProgress(StallDetector::Clock::now()); });
+  }
   return device;
 }
 
 VirtioDevice::~VirtioDevice() {
   if (queues_ == nullptr) return;  // Create failed before there was anything.
   if (listening_) guest_memory_.RemoveListener(this);
-  error_watches_.clear();
+  EndWatches();
   Lock lock(*this);
   queues_->Stop();
   model_->Reset();
   queues_->RetireAll();
 }
 
+void VirtioDevice::EndWatches() {
+  watchdog_.reset();
+  host_watch_.reset();
+  // They end without the lock, which their callbacks take.
+  std::map<const Backend*, Watches> ended;
+  absl::MutexLock lock(&mutex_);
+  ended.swap(error_watches_);
+}
+
 std::vector<kernel_abi::UniqueFd> VirtioDevice::Release() {
   if (std::exchange(listening_, false)) guest_memory_.RemoveListener(this);
-  error_watches_.clear();
+  EndWatches();
   Lock lock(*this);
   Reset();
   return backends_.ReleaseFds();
 }
 
 absl::Status VirtioDevice::WatchErrors() {
-  for (const std::unique_ptr<Backend>& backend : backends_.backends()) {
+  for (Backend* backend : backends_.backends()) {
+    if (error_watches_.contains(backend)) continue;
+    Watches& watches = error_watches_[backend];
     for (int queue = 0; queue < queues_->count(); ++queue) {
       const int fd = backend->error_fd(queue);
       if (fd < 0) continue;
-      absl::StatusOr<std::unique_ptr<Watch>> watch = loop_.WatchReadable(
-          fd, [this, backend = backend.get(), queue] { OnError(backend, queue); });
+      absl::StatusOr<std::unique_ptr<Watch>> watch =
+          loop_.WatchReadable(fd, [this, backend, queue] { OnError(backend, queue); });
       if (!watch.ok()) return watch.status();
-      error_watches_.push_back(*std::move(watch));
+      watches.push_back(*std::move(watch));
     }
   }
   return absl::OkStatus();
 }
 
 // ---- Events ------------------------------------------------------------------------------------
-// On the loop's thread. They take the plain lock: a watch must not be destroyed from here, since it
-// may be the one that is being called.
+// On the loop's thread.
 
 void VirtioDevice::OnKick(int queue) {
+  // The plain lock: there is no need to end the watch that is being called just now.
   absl::MutexLock lock(&mutex_);
   if (absl::Status status = queues_->HandleKick(queue); !status.ok()) Break(status);
   BreakIfStuck();
 }
 
 void VirtioDevice::OnError(Backend* backend, int queue) {
-  absl::MutexLock lock(&mutex_);
+  // The whole lock: a failover ends watches, and may end the one that is being called.
+  Lock lock(*this);
   // A start takes the signals of the run before it away; one that was seen before that is none.
   if (!kernel_abi::EventFd::DrainEventFd(kernel_, backend->error_fd(queue))) return;
   backend->CountError(queue);
   // A signal may be of a run that is over.
   if (backends_.running() != backend) return;
-  Break(absl::InternalError(absl::StrCat(queues_->Label(queue), ": the ", Name(backend->kind()),
-                                         " backend found the ring broken, or lost what it is "
-                                         "attached to; the kernel log may say more")));
+  ReadHostChanges();  // Which may be why.
+  const std::string why = absl::StrCat(queues_->Label(queue), ": the ", Name(backend->kind()),
+                                       " backend found the ring broken, or lost what it is "
+                                       "attached to; the kernel log may say more");
+  journal_.Note(EventKind::kRingError, why, queue);
+  // If the ring is really broken, the other one finds that too.
+  if (!Failover(why)) Break(absl::InternalError(why));
 }
 
 void VirtioDevice::Locked(const std::function<void()>& action) {
@@ -187,18 +208,23 @@ absl::Status VirtioDevice::CheckFeatures() const {
 
 absl::Status VirtioDevice::Start() {
   if (absl::Status status = model_->Prepare(acked_); !status.ok()) return status;
-  if (absl::Status status = queues_->Start(acked_, memory_); !status.ok()) return status;
-  ++starts_;
-  return absl::OkStatus();
+  if (paused_) return absl::OkStatus();  // Resume starts them.
+  return StartQueues();
 }
 
 std::vector<StoppedVring> VirtioDevice::Reset() {
   std::vector<StoppedVring> stopped = queues_->Stop();
+  if (paused_) stopped = std::exchange(paused_at_, {});
+  served_by_.reset();
+  resume_on_.reset();
   for (int queue = 0; queue < queues_->count(); ++queue) queues_->ClearQueue(queue);
   queues_->DrainCalls();
   NoteConfig();
   model_->Reset();
-  if (status_ != 0) ++resets_;
+  if (status_ != 0) {
+    ++resets_;
+    journal_.Note(EventKind::kReset, "");
+  }
   status_ = 0;
   acked_ = {};
   problem_.clear();
@@ -217,6 +243,7 @@ void VirtioDevice::Break(const absl::Status& problem) {
   if (HasStatus(status_bit::kNeedsReset)) return;
   status_ |= status_bit::kNeedsReset;
   problem_ = std::string(problem.message());
+  journal_.Note(EventKind::kNeedsReset, problem_);
   ConfigChanged();  // 2.1.2: DEVICE_NEEDS_RESET is told, if the driver is up.
 }
 
@@ -399,26 +426,6 @@ absl::Status VirtioDevice::SetCall(int queue, int call_fd) {
   return kernel_abi::AddContext(queues_->SetCall(queue, call_fd), name_);
 }
 
-// ---- Memory ------------------------------------------------------------------------------------
-
-absl::Status VirtioDevice::CheckMemory(const MemoryTable& table) const {
-  absl::MutexLock lock(&mutex_);
-  absl::Status status = backends_.CheckMemory(table);
-  // Here, before anybody has changed: a vCPU must not lose memory for a moment to a change that a
-  // device then refuses.
-  if (status.ok()) status = queues_->CheckMemory(table);
-  return kernel_abi::AddContext(status, name_);
-}
-
-absl::Status VirtioDevice::SetMemory(const std::shared_ptr<const MemoryTable>& table) {
-  absl::MutexLock lock(&mutex_);
-  if (absl::Status status = queues_->SetMemory(table); !status.ok()) {
-    return kernel_abi::AddContext(status, name_);
-  }
-  memory_ = table;
-  return absl::OkStatus();
-}
-
 // ---- Report ------------------------------------------------------------------------------------
 
 DeviceReport VirtioDevice::Report() const {
@@ -434,6 +441,9 @@ DeviceReport VirtioDevice::Report() const {
   report.policy = Name(backends_.policy());
   report.backend = backends_.current().Report();
   report.refusals = backends_.refusals();
+  report.paused = paused_;
+  journal_.Describe(report);
+  if (stalls_.has_value()) report.watchdog = stalls_->Report();
   report.vrings = queues_->Report(KnownFeatures(), *memory_);
   const std::span<const MemoryRegion> regions = memory_->merged();
   report.memory.assign(regions.begin(), regions.end());

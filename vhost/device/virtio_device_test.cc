@@ -211,6 +211,7 @@ TEST_F(VirtioDeviceTest, LeavesNothingBehind) {
   BringUp();
   rig_.device.reset();
   EXPECT_FALSE(rig_.state->running);
+  rig_.relay.reset();
   EXPECT_EQ(rig_.loop.watches(), 0u);
   EXPECT_TRUE(rig_.memory.Remove(rig_.ram.region().start, rig_.ram.region().size).ok());
 }

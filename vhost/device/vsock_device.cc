@@ -43,8 +43,8 @@ uint16_t VsockDevice::queue_max_size(int queue) const {
 }
 
 QueueRole VsockDevice::role(int queue, VirtioFeatures) const {
-  if (queue < 0 || queue > kEventQueue) return {"unused", false};
-  return {kRoles[queue], queue == kEventQueue};
+  if (queue < 0 || queue > kEventQueue) return {.name = "unused"};
+  return {.name = kRoles[queue], .local = queue == kEventQueue, .prompt = queue == 1};
 }
 
 VirtioFeatures VsockDevice::features() const {
@@ -75,6 +75,21 @@ absl::Status VsockDevice::SendTransportReset(uint64_t guest_cid) {
     host()->KickQueue(kEventQueue);
   });
   return absl::OkStatus();
+}
+
+void VsockDevice::Save(DeviceState& state) const {
+  state.vsock = VsockState{.guest_cid = guest_cid_};
+}
+
+absl::Status VsockDevice::Restore(const DeviceState& state) {
+  if (!state.vsock.has_value()) return absl::InvalidArgumentError("a state without its vsock part");
+  reset_pending_ = true;
+  return absl::OkStatus();
+}
+
+void VsockDevice::BackendChanged(BackendKind, BackendKind) {
+  reset_pending_ = true;
+  if (host() != nullptr) host()->KickQueue(kEventQueue);
 }
 
 absl::StatusOr<bool> VsockDevice::Serve(int, inprocess::Virtqueue& ring) {

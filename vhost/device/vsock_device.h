@@ -45,6 +45,11 @@ class VsockDevice final : public DeviceModel {
   absl::Status Prepare(VirtioFeatures) override { return absl::OkStatus(); }
   bool is_active(int) const override { return true; }
   absl::StatusOr<bool> Serve(int queue, inprocess::Virtqueue& ring) override;
+  // Connections live in a backend, and no other knows them: the driver is told to end them.
+  void BackendChanged(BackendKind from, BackendKind to) override;
+  void Save(DeviceState& state) const override;
+  // The connections are gone, and the CID is this device's: the driver learns both by an event.
+  absl::Status Restore(const DeviceState& state) override;
   void Reset() override { reset_pending_ = false; }
   void Describe(DeviceReport& report) const override { report.guest_cid = guest_cid_; }
 

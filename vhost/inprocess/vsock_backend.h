@@ -63,6 +63,7 @@ class InProcessVsockBackend final : public Backend, private DataTask {
   absl::Status SetCall(int queue, int call_fd) override;
   int error_fd(int queue) const override;
   void CountError(int queue) override;
+  bool holds_connections() const override { return true; }
   BackendReport Report() const override;
 
  private:

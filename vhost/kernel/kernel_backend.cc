@@ -108,7 +108,7 @@ absl::Status KernelBackend::PrepareVrings(size_t node, const Running& with,
                               mine);
 }
 
-absl::Status KernelBackend::Start(const BackendStart& start) {
+absl::Status KernelBackend::CheckStart(const BackendStart& start) const {
   if (running_.has_value()) {
     return absl::FailedPreconditionError("the kernel backend is running already");
   }
@@ -120,6 +120,26 @@ absl::Status KernelBackend::Start(const BackendStart& start) {
   for (const BackendVring& vring : start.vrings) {
     if (absl::Status status = CheckQueue(vring.queue); !status.ok()) return status;
   }
+  return absl::OkStatus();
+}
+
+absl::Status KernelBackend::Prepare(const BackendStart& start) {
+  if (absl::Status status = CheckStart(start); !status.ok()) return status;
+  for (const BackendVring& vring : start.vrings) {
+    const size_t node = NodeOf(vring.queue);
+    const absl::StatusOr<VhostFeatures> own = PrepareNode(node, start.acked);
+    if (!own.ok()) return own.status();
+    // Features and memory without rings: the start will find that the kernel has them.
+    Unit& unit = units_[node];
+    absl::Status status =
+        unit.device->Prepare(ToVhost(id_, start.acked, unit.node.offered) | *own, start.memory, {});
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status KernelBackend::Start(const BackendStart& start) {
+  if (absl::Status status = CheckStart(start); !status.ok()) return status;
   const Running running{.acked = start.acked, .memory = start.memory};
   absl::Cleanup undo = [this] {
     for (Unit& unit : units_) unit.device->Stop();

@@ -53,6 +53,7 @@ class KernelBackend : public Backend {
   BackendKind kind() const override { return BackendKind::kKernel; }
   VirtioFeatures Supported(VirtioFeatures wanted) const override;
   absl::Status CheckMemory(const MemoryTable& memory) const override;
+  absl::Status Prepare(const BackendStart& start) override;
   absl::Status Start(const BackendStart& start) override;
   std::vector<StoppedVring> Stop() override;
   absl::Status StartVring(const BackendVring& vring) override;
@@ -102,6 +103,7 @@ class KernelBackend : public Backend {
   };
 
   absl::Status CheckQueue(int queue) const;
+  absl::Status CheckStart(const BackendStart& start) const;
   size_t NodeOf(int queue) const { return static_cast<size_t>(queue) / vrings_per_node_; }
   uint32_t IndexOf(int queue) const { return static_cast<uint32_t>(queue) % vrings_per_node_; }
   int QueueOf(size_t node, uint32_t index) const {

@@ -52,6 +52,31 @@ TEST_F(KernelBackendTest, RestartingTellsOnlyWhatChanged) {
                   "VHOST_SET_VRING_KICK", "VHOST_NET_SET_BACKEND", "VHOST_NET_SET_BACKEND"));
 }
 
+TEST_F(KernelBackendTest, PreparingTouchesNoRingAndLeavesLessForTheStart) {
+  std::unique_ptr<NetBackend> net = MakeNet(1);
+  kernel_.ClearCalls();
+  ASSERT_TRUE(net->Prepare(AllQueues()).ok());
+  EXPECT_THAT(VhostRequests(), ElementsAre("VHOST_SET_FEATURES", "VHOST_SET_MEM_TABLE"));
+  kernel_.ClearCalls();
+  ASSERT_TRUE(net->Prepare(AllQueues()).ok());
+  EXPECT_THAT(VhostRequests(), IsEmpty());
+  ASSERT_TRUE(net->Start(AllQueues(7)).ok());
+  EXPECT_THAT(VhostRequests(), Not(Contains("VHOST_SET_FEATURES")));
+  EXPECT_THAT(VhostRequests(), Not(Contains("VHOST_SET_MEM_TABLE")));
+  EXPECT_EQ(vhost().vring(1).last_avail, 7);
+  EXPECT_EQ(net->Prepare(AllQueues()).code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(KernelBackendTest, PreparingSaysWhatAStartWouldRefuse) {
+  std::unique_ptr<NetBackend> net = MakeNet(1);
+  BackendStart start = AllQueues();
+  start.acked.Set(VirtioFeature::kRingPacked);
+  EXPECT_THAT(std::string(net->Prepare(start).message()), HasSubstr("VIRTIO_F_RING_PACKED"));
+  start = AllQueues();
+  start.vrings[1].queue = 9;
+  EXPECT_FALSE(net->Prepare(start).ok());
+}
+
 TEST_F(KernelBackendTest, EveryPairIsSetUpBeforeTheFirstIsServed) {
   std::unique_ptr<NetBackend> net = MakeNet(3);
   ASSERT_TRUE(net->Start(AllQueues()).ok());

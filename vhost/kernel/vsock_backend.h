@@ -49,6 +49,7 @@ class VsockBackend final : public KernelBackend {
   ~VsockBackend() override;
 
   uint64_t guest_cid() const { return guest_cid_; }
+  bool holds_connections() const override { return true; }
 
  protected:
   absl::StatusOr<VhostFeatures> PrepareNode(size_t, VirtioFeatures) override {
