@@ -174,11 +174,12 @@ TEST(ReportJson, PassesOverWhatAYoungerWriterAdds) {
 
 TEST(ReportJson, SummarisesADevice) {
   const DeviceSummary summary = Summarise(SampleNet());
-  EXPECT_EQ(ToJson(summary),
-            R"({"name":"net0","type":"net","transport":"virtio-pci 00:01.0","status":15,)"
-            R"("status_names":["ACKNOWLEDGE","DRIVER","DRIVER_OK","FEATURES_OK"],)"
-            R"("policy":"prefer","backend":"kernel","running":true,"paused":true,"problem":"",)"
-            R"("queues":3,"active_queues":2,"taps":["tap0"],"guest_cid":null,"worker_tids":[4321,4322]})");
+  EXPECT_EQ(
+      ToJson(summary),
+      R"({"name":"net0","type":"net","transport":"virtio-pci 00:01.0","status":15,)"
+      R"("status_names":["ACKNOWLEDGE","DRIVER","DRIVER_OK","FEATURES_OK"],)"
+      R"("policy":"prefer","backend":"kernel","running":true,"paused":true,"problem":"",)"
+      R"("queues":3,"active_queues":2,"taps":["tap0"],"guest_cid":null,"worker_tids":[4321,4322]})");
   const auto read = DeviceSummaryFromJson(ToJson(summary));
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(ToJson(*read), ToJson(summary));
