@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """Clients of the hybrid convention, as users of Firecracker and cloud-hypervisor write them, against in-process vsock.
 
-    vsock_clients.py ECHO_GUEST
+    vsock_clients.py ECHO_GUEST [HYBRID_LIBRARY]
 
-ECHO_GUEST is the program of vsock_echo_guest.cc: the device with a guest behind it that echoes. Plain Python sockets, and
+HYBRID_LIBRARY is that of tests/vm/vsock_hybrid.cc: with it, AF_VSOCK programs are tried too. ECHO_GUEST is the program of vsock_echo_guest.cc: the device with a guest behind it that echoes. Plain Python sockets, and
 socat where there is one. Exit code 77 if something was skipped, and all else passed.
 """
 
@@ -181,6 +181,41 @@ def test_socat_listens(path, guest):
         process.wait(LIMIT_S)
 
 
+AF_VSOCK_PROGRAM = """
+import errno, socket
+for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+    with socket.socket(socket.AF_VSOCK, kind) as sock:
+        sock.settimeout(20)
+        try:
+            sock.connect((3, 4000))
+            raise AssertionError("connected to a port where nobody listens")
+        except OSError as error:
+            assert error.errno == errno.ECONNRESET, error
+        sock.connect((3, 80))
+        assert sock.getpeername() == (3, 80)
+        sock.send(b"echo me")
+        assert sock.recv(100) == b"echo me"
+    with socket.socket(socket.AF_VSOCK, kind) as listener:
+        listener.bind((socket.VMADDR_CID_ANY, 6000))
+        listener.listen(1)
+        print("listening", flush=True)
+        sock, peer = listener.accept()
+        assert peer[0] == 3, peer
+        with sock:
+            sock.send(b"and me")
+            assert sock.recv(100) == b"and me"
+"""
+
+
+def test_hybrid_library(path, guest):
+    env = dict(os.environ, LD_PRELOAD=sys.argv[2], VSOCK_HYBRID_PATH=path, VSOCK_HYBRID_CID="3")
+    host = subprocess.Popen([sys.executable, "-c", AF_VSOCK_PROGRAM], env=env, stdout=subprocess.PIPE, text=True)
+    for kind in ("", " seqpacket"):
+        assert host.stdout.readline() == "listening\n"
+        guest.command("connect 6000" + kind, "established")
+    assert host.wait(LIMIT_S) == 0
+
+
 def main():
     program = sys.argv[1]
     tests = [test for name, test in globals().items() if name.startswith("test_")]
@@ -188,6 +223,10 @@ def main():
     for test in tests:
         if "socat" in test.__name__ and shutil.which("socat") is None:
             print(f"{test.__name__}: skipped: no socat")
+            skipped += 1
+            continue
+        if "hybrid" in test.__name__ and len(sys.argv) < 3:
+            print(f"{test.__name__}: skipped: no library given")
             skipped += 1
             continue
         with tempfile.TemporaryDirectory() as folder:

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 
+import vsock_hybrid
 from vmm import GUEST_CID, GUEST_IP, HOST_IP, Skip
 
 LIMIT_S = 240
@@ -26,14 +27,19 @@ def _other(text):
     return [line for line in text.splitlines() if re.match(r"\d+ - ", line) and not line.rstrip().endswith("ok")]
 
 
-def _run(context, guest, program, host_role):
+def _run(context, guest, program, host_role, hybrid=None):
     host_program = os.path.join(context.vsock_test_folder, program)
     common = f"--control-port={PORT}"
     in_host = [host_program, f"--mode={host_role}", common, f"--peer-cid={GUEST_CID}"]
+    env = None
+    if hybrid:
+        # Skipped by one half, a case is skipped by the other.
+        in_host += [f"--skip={number}" for number, _, _ in vsock_hybrid.skips(host_program, host_role)]
+        env = vsock_hybrid.environment(hybrid, context.vmm.uds_path, GUEST_CID)
     in_guest = f"{program} {common} --peer-cid=2"
     if host_role == "server":
         in_guest += f" --mode=client --control-host={HOST_IP}"
-        host = subprocess.Popen(in_host, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        host = subprocess.Popen(in_host, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
         # The guest's client does not wait for a server: it may start only when the port is open.
         _wait_for_listener(host)
         code, text = guest.run(f"timeout {LIMIT_S} {in_guest}", limit_s=LIMIT_S + 30, check=False)
@@ -41,7 +47,7 @@ def _run(context, guest, program, host_role):
         in_host.append(f"--control-host={GUEST_IP}")
         guest.run(f"(timeout {LIMIT_S} {in_guest} --mode=server >/tmp/vsock 2>&1; echo $? >/tmp/vsock.code) &")
         guest.run(f"until netstat -ltn | grep -q :{PORT}; do usleep 50000; done", limit_s=30)
-        host = subprocess.Popen(in_host, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        host = subprocess.Popen(in_host, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
         code, text = 0, ""
     try:
         host_text, _ = host.communicate(timeout=LIMIT_S)
@@ -71,6 +77,22 @@ def _wait_for_listener(host):
             if any(f":{PORT:04X} " in line and " 0A " in line for line in table):
                 return
     raise AssertionError(f"the host's side ended at once: {host.stdout.read()}")
+
+
+def vsock_suite_in_process(context, guest, library):
+    """The same for a device that is served in process: vsock_test alone, its host half through `library`
+    (libvsock_hybrid.so). Also returns, by role, what could not be shown and why."""
+    if not context.vsock_test_folder:
+        raise Skip("no vsock_test: scripts/fetch-kernel --vsock-test")
+    program = os.path.join(context.vsock_test_folder, "vsock_test")
+    counts = {}
+    for role in ("server", "client"):
+        passed = _run(context, guest, "vsock_test", role, library)
+        if not passed:
+            raise AssertionError(f"vsock_test in process, host as {role}: ran no case")
+        counts[f"vsock_test, host as {role}"] = len(passed)
+        counts[f"not shown, host as {role}"] = [f"{name}: {why}" for _, name, why in vsock_hybrid.skips(program, role)]
+    return counts
 
 
 def vsock_suite(context, guest):
