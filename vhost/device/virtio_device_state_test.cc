@@ -189,8 +189,8 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         BadState{"Version", [](DeviceState& s) { s.version = 2; }, "version 2"},
         BadState{"Type", [](DeviceState& s) { s.id = DeviceId::kVsock; }, "of a vsock device"},
-        BadState{"Features", [](DeviceState& s) { s.acked.Set(kRingPacked); },
-                 "VIRTIO_F_RING_PACKED"},
+        BadState{"Features", [](DeviceState& s) { s.acked.Set(kAccessPlatform); },
+                 "VIRTIO_F_ACCESS_PLATFORM"},
         BadState{"ContradictoryFeatures", [](DeviceState& s) { s.acked.Set(kNetHostTso4); },
                  "VIRTIO_NET_F_HOST_TSO4"},
         BadState{"NotAgreed", [](DeviceState& s) { s.status = 4; }, "without FEATURES_OK"},
