@@ -188,6 +188,11 @@ int Open(const Address& address) {
   const timeval limit = {.tv_sec = kSilenceLimitS, .tv_usec = 0};
   setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
   setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+  if (address.type == SOCK_DGRAM) {
+    // A receiver that does not get the CPU for a second loses nothing either.
+    const int buffer_bytes = 8 << 20;
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &buffer_bytes, sizeof(buffer_bytes));
+  }
   return fd;
 }
 
@@ -349,8 +354,6 @@ int Ping(const Address& to, uint64_t rate) {
   using Clock = std::chrono::steady_clock;
   constexpr auto kLastWait = std::chrono::seconds(5);
   const int fd = Open(to);
-  const int buffer_bytes = 4 << 20;
-  setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer_bytes, sizeof(buffer_bytes));
   if (connect(fd, Raw(to), to.length) != 0) Fail(to.text + ": connect");
   std::vector<bool> seen;
   uint64_t back = 0;

@@ -113,7 +113,9 @@ class Numbered:
         text = self.guest.run("cat /tmp/numbered")
         self.facts = {key: float(value) for key, value in re.findall(r"(\w+)=([0-9.]+)", text)}
         if not self.facts.get("sent") or any(self.facts[key] for key in ("lost", "twice", "reordered")):
-            raise AssertionError(f"numbered datagrams: {text.strip()}")
+            count = "grep Udp: /proc/net/snmp; cat /sys/class/net/*/statistics/tx_dropped | tr '\\n' ' '"
+            on_host = subprocess.run(["sh", "-c", count], capture_output=True, text=True, check=False).stdout
+            raise AssertionError(f"numbered datagrams: {text.strip()}\nhost: {on_host}\nguest: {self.guest.run(count)}")
 
 
 class Background:

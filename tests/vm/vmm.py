@@ -7,6 +7,7 @@ Both see the same guest: one network device with 1 or 2 queue pairs on tap0, one
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 
 GUEST_IP = "192.168.77.2"
@@ -43,6 +44,30 @@ COMMAND_LINE = " ".join(["console=ttyS0 quiet panic=-1", f"libvhost.agent libvho
                          os.environ.get("VM_GUEST_APPEND", "")])
 
 
+class Control:
+    """A connection to a control socket (docs/control-protocol.md)."""
+
+    def __init__(self, path):
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(60)
+        self._socket.connect(path)
+        self._replies = self._socket.makefile("r")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._replies.close()
+        self._socket.close()
+
+    def ask(self, **request):
+        self._socket.sendall(json.dumps({"version": 1, **request}).encode() + b"\n")
+        reply = json.loads(self._replies.readline())
+        if not reply["ok"]:
+            raise AssertionError(f"{request}: {reply['error']}")
+        return reply["result"]
+
+
 class Reference:
     """src/vmm, the embedding example of this project, with every data queue required to be served by the kernel."""
 
@@ -68,12 +93,9 @@ class Reference:
             "--device", net, "--device", vsock,
         ]
 
-    def handover(self, device, to):
-        """Has a device served by `kernel` or `in-process` from now on."""
-        out = subprocess.run([self.ctl, "--socket", self.socket, "handover", device, "--to", to],
-                             capture_output=True, text=True, timeout=60, check=False)
-        if out.returncode != 0:
-            raise AssertionError(f"vhostctl handover {device} --to {to}: exit code {out.returncode}: {out.stderr.strip()}")
+    def control(self):
+        """The control socket itself, for requests by the hundred."""
+        return Control(self.socket)
 
     def show(self, device):
         """What `vhostctl show DEVICE --json` says, as Python values."""
@@ -110,7 +132,8 @@ def make_tap(queue_pairs):
     commands = [
         f"ip tuntap add {TAP} mode tap vnet_hdr" + (" multi_queue" if queue_pairs > 1 else ""),
         f"ip address add {HOST_IP}/24 dev {TAP}",
-        f"ip link set {TAP} up",
+        # Nobody holds a sender back when the TAP's queue is full: what does not fit is lost.
+        f"ip link set {TAP} txqueuelen 10000 up",
     ]
     remove_tap()
     for command in commands:
