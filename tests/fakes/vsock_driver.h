@@ -5,24 +5,30 @@
 // (vsock_guest.h does); it sends whatever it is told, correct or not.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "kernel-abi/virtio.h"
+#include "tests/fakes/driver_ring.h"
 #include "tests/fakes/guest_ram.h"
 #include "vhost/vring.h"
 
 namespace fakes {
 
-// A split ring whose slots have a buffer each. A slot takes one descriptor, or two: the header's
-// and the rest's.
+// A ring whose slots have a buffer each. A slot takes one descriptor, or two: the header's and the
+// rest's. Split rings are driven here, at the speed that benches need; packed and in-order ones by
+// a DriverRing.
 class SlotRing {
  public:
   struct Options {
@@ -31,21 +37,34 @@ class SlotRing {
     uint32_t split_at = 0;  // bytes of a first descriptor; 0: one descriptor
     bool device_writes = false;
     bool event_idx = false;
+    bool packed = false;
+    bool in_order = false;
   };
 
   SlotRing(GuestRam& ram, const Options& options) : ram_(ram), options_(options) {
+    for (uint16_t slot = 0; slot < slots(); ++slot) {
+      buffers_.push_back(ram.Allocate(options.slot_bytes, 64));
+    }
+    if (options.packed || options.in_order) {
+      ring_ = std::make_unique<DriverRing>(ram, DriverRing::Options{.size = options.size,
+                                                                    .event_idx = options.event_idx,
+                                                                    .packed = options.packed,
+                                                                    .in_order = options.in_order});
+      setup_ = ring_->setup();
+      return;
+    }
     const vhost::VringBytes bytes = vhost::BytesOf(vhost::VringLayout::kSplit, options.size);
     setup_ = {.size = options.size,
               .desc = ram.Allocate(bytes.desc, 16),
               .driver = ram.Allocate(bytes.driver, 2),
               .device = ram.Allocate(bytes.device, 4)};
-    for (uint16_t slot = 0; slot < slots(); ++slot) {
-      buffers_.push_back(ram.Allocate(options.slot_bytes, 64));
-    }
     Forget();
   }
 
   const vhost::VringSetup& setup() const { return setup_; }
+  vhost::VringLayout layout() const {
+    return options_.packed ? vhost::VringLayout::kPacked : vhost::VringLayout::kSplit;
+  }
   uint16_t slots() const {
     return options_.split_at == 0 ? options_.size : static_cast<uint16_t>(options_.size / 2);
   }
@@ -54,6 +73,9 @@ class SlotRing {
 
   // Empty rings, as after a reset.
   void Forget() {
+    slot_of_.clear();
+    ready_.clear();
+    if (ring_ != nullptr) return ring_->Forget();
     const vhost::VringBytes bytes = vhost::BytesOf(vhost::VringLayout::kSplit, setup_.size);
     std::memset(ram_.Host(setup_.driver), 0, bytes.driver);
     std::memset(ram_.Host(setup_.device), 0, bytes.device);
@@ -62,6 +84,7 @@ class SlotRing {
 
   // Writes the slot's descriptors for `length` bytes and makes it available.
   void Publish(uint16_t slot, uint32_t length) {
+    if (ring_ != nullptr) return PublishToRing(slot, length);
     const uint16_t write = options_.device_writes ? kernel_abi::kDescFWrite : 0;
     const uint64_t at = vhost::Value(buffers_[slot]);
     uint16_t head = slot;
@@ -87,6 +110,16 @@ class SlotRing {
 
   // The next slot that the device returned, and the bytes that it wrote.
   std::optional<std::pair<uint16_t, uint32_t>> TakeUsed() {
+    if (ring_ != nullptr) {
+      // All at once: what they are called may be given to others as soon as one is published.
+      while (const std::optional<DriverRing::Used> each = ring_->TakeUsed()) {
+        ready_.emplace_back(slot_of_.at(each->head), each->written);
+      }
+      if (ready_.empty()) return std::nullopt;
+      const std::pair<uint16_t, uint32_t> first = ready_.front();
+      ready_.pop_front();
+      return first;
+    }
     if (Word(setup_.device + 2).load(std::memory_order_acquire) == used_) return std::nullopt;
     kernel_abi::VirtqUsedElem element;
     std::memcpy(&element,
@@ -100,6 +133,7 @@ class SlotRing {
 
   // Whether the device asked to be told of what was published since this was last asked.
   bool KickWanted() {
+    if (ring_ != nullptr) return ring_->KickWanted();
     std::atomic_thread_fence(std::memory_order_seq_cst);
     const uint16_t before = std::exchange(kicked_, avail_);
     if (before == avail_) return false;
@@ -112,7 +146,8 @@ class SlotRing {
   void WantInterrupts(bool wanted) const {
     Word(setup_.driver).store(wanted ? 0 : kernel_abi::kAvailFNoInterrupt);
   }
-  // With EVENT_IDX: for the next chain that the device returns.
+  // Of a split ring that is driven here, with EVENT_IDX: for the next chain that the device
+  // returns.
   void WantInterruptNext() const {
     Word(setup_.driver + 4 + 2 * uint64_t{setup_.size}).store(used_);
     std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -121,6 +156,17 @@ class SlotRing {
   uint16_t taken_index() const { return used_; }
 
  private:
+  void PublishToRing(uint16_t slot, uint32_t length) {
+    const uint32_t first = options_.split_at == 0 ? length : std::min(length, options_.split_at);
+    const bool writes = options_.device_writes;
+    const uint16_t id = first == length
+                            ? ring_->Chain().At(buffers_[slot], length, writes).Publish()
+                            : ring_->Chain()
+                                  .At(buffers_[slot], first, writes)
+                                  .At(buffers_[slot] + first, length - first, writes)
+                                  .Publish();
+    slot_of_[id] = slot;
+  }
   std::atomic_ref<uint16_t> Word(vhost::GuestAddress address) const {
     return std::atomic_ref<uint16_t>(*reinterpret_cast<uint16_t*>(ram_.Host(address)));
   }
@@ -129,6 +175,9 @@ class SlotRing {
   const Options options_;
   vhost::VringSetup setup_;
   std::vector<vhost::GuestAddress> buffers_;
+  std::unique_ptr<DriverRing> ring_;      // if it is not driven here
+  std::map<uint16_t, uint16_t> slot_of_;  // by what it calls a chain
+  std::deque<std::pair<uint16_t, uint32_t>> ready_;
   uint16_t avail_ = 0;
   uint16_t used_ = 0;
   uint16_t kicked_ = 0;
@@ -146,6 +195,8 @@ class VsockDriver {
     uint32_t transmit_bytes = kHeaderBytes + 64 * 1024;
     bool split_header = false;  // a descriptor of its own for each header
     bool event_idx = false;
+    bool packed = false;
+    bool in_order = false;
     bool post_receive = true;  // gives all receive buffers at once
   };
   struct Packet {
@@ -159,11 +210,15 @@ class VsockDriver {
                        .slot_bytes = options.receive_bytes,
                        .split_at = options.split_header ? kHeaderBytes : 0,
                        .device_writes = true,
-                       .event_idx = options.event_idx}),
+                       .event_idx = options.event_idx,
+                       .packed = options.packed,
+                       .in_order = options.in_order}),
         transmit_(ram, {.size = options.transmit_size,
                         .slot_bytes = options.transmit_bytes,
                         .split_at = options.split_header ? kHeaderBytes : 0,
-                        .event_idx = options.event_idx}) {
+                        .event_idx = options.event_idx,
+                        .packed = options.packed,
+                        .in_order = options.in_order}) {
     Begin();
   }
 

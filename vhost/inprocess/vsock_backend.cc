@@ -23,10 +23,8 @@ constexpr size_t kTransmit = 1;
 constexpr uint32_t kSocketsToken = 2;
 constexpr size_t kConnectionsTold = 100;
 
-// Where a driver begins: entry 0, and in a packed ring both wrap counters set.
 bool IsFirstEntry(const BackendVring& vring) {
-  return vring.base == 0 ||
-         (vring.vring.layout() == VringLayout::kPacked && vring.base == 0x8000'8000);
+  return vring.base == InitialBase(vring.vring.layout());
 }
 
 DataPathReport ReportOf(const VsockQueueStats& stats) {

@@ -182,6 +182,7 @@ TEST_F(VsockBackendTest, ANewDriverFindsNoOldConnections) {
 TEST_F(VsockBackendTest, DropsConnectionsWhenToldTo) {
   Machine machine(3);
   auto backend = Make(3);
+  EXPECT_TRUE(backend->holds_connections());
   ASSERT_TRUE(backend->Start(machine.StartAt()).ok());
   Connection connection = Connect(machine, 3);
   backend->DropConnections();

@@ -87,14 +87,17 @@ class VsockMuxTest : public testing::Test {
     mux_ = *std::move(mux);
     acked_ = {VirtioFeature::kVersion1, VirtioFeature::kVsockSeqpacket};
     if (driver.event_idx) acked_.Set(VirtioFeature::kEventIdx);
-    Attach(0, 0);
+    if (driver.packed) acked_.Set(VirtioFeature::kRingPacked);
+    if (driver.in_order) acked_.Set(VirtioFeature::kInOrder);
+    const VringBase base = InitialBase(driver_->receive().layout());
+    Attach(base, base);
   }
   void Attach(VringBase receive_base, VringBase transmit_base) {
     const auto table = ram_.table();
     const auto make = [&](const VringSetup& setup, VringBase base) {
       return Virtqueue::Create(kernel_abi::LinuxKernel(),
-                               *Vring::Create(setup, VringLayout::kSplit, *table), base, acked_,
-                               table, -1);
+                               *Vring::Create(setup, driver_->receive().layout(), *table), base,
+                               acked_, table, -1);
     };
     receive_ = make(driver_->receive().setup(), receive_base);
     transmit_ = make(driver_->transmit().setup(), transmit_base);

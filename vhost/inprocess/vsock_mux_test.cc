@@ -157,13 +157,17 @@ struct DataCase {
   bool event_idx;
   uint32_t receive_bytes;
   size_t packet_bytes;
+  bool packed = false;
+  bool in_order = false;
 };
 class VsockData : public VsockMuxTest, public testing::WithParamInterface<DataCase> {};
 
 TEST_P(VsockData, MovesMegabytesBothWaysUnchanged) {
   Start({}, {.receive_bytes = GetParam().receive_bytes,
              .split_header = GetParam().split_header,
-             .event_idx = GetParam().event_idx});
+             .event_idx = GetParam().event_idx,
+             .packed = GetParam().packed,
+             .in_order = GetParam().in_order});
   Connection connection = ConnectFromGuest();
   const std::string up = Pattern(3'000'000, 1);
   const std::string down = Pattern(3'000'000, 2);
@@ -199,13 +203,18 @@ TEST_P(VsockData, MovesMegabytesBothWaysUnchanged) {
   EXPECT_EQ(mux_->stats().buffered_bytes, 0u);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, VsockData,
-                         testing::Values(DataCase{"OnePiece", false, false, 4096, 65536},
-                                         DataCase{"HeaderApart", true, false, 4096, 65536},
-                                         DataCase{"EventIdx", false, true, 4096, 65536},
-                                         DataCase{"LargeBuffers", true, true, 65580, 65536},
-                                         DataCase{"TinyBuffers", false, false, 45 + 300, 1000}),
-                         [](const auto& test) { return test.param.what; });
+INSTANTIATE_TEST_SUITE_P(
+    All, VsockData,
+    testing::Values(DataCase{"OnePiece", false, false, 4096, 65536},
+                    DataCase{"HeaderApart", true, false, 4096, 65536},
+                    DataCase{"EventIdx", false, true, 4096, 65536},
+                    DataCase{"LargeBuffers", true, true, 65580, 65536},
+                    DataCase{"Packed", false, false, 4096, 65536, true},
+                    DataCase{"PackedHeaderApartEventIdx", true, true, 4096, 65536, true},
+                    DataCase{"SplitInOrder", false, true, 4096, 65536, false, true},
+                    DataCase{"PackedInOrder", true, false, 4096, 65536, true, true},
+                    DataCase{"TinyBuffers", false, false, 45 + 300, 1000}),
+    [](const auto& test) { return test.param.what; });
 
 TEST_F(VsockMuxTest, CountsThatRunOverDoNoHarm) {
   Start();
