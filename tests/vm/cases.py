@@ -11,7 +11,7 @@ import offload
 import traffic
 from guest import Guest
 from vmm import GUEST_IP, HOST_IP, TAP, Devices, Skip, make_tap, remove_tap
-from vsock_suite import vsock_suite
+from vsock_suite import vsock_suite, vsock_suite_in_process
 
 CASES = {}
 
@@ -286,6 +286,16 @@ def kernels_vsock_test(context, devices):
     # vsock_diag_test counts the sockets that there are: ours would be among them.
     with Bench(context, devices, images, servers=False) as bench:
         context.note(vsock_suite(context, bench.guest))
+
+
+@case("vsock-test-in-process")
+def kernels_vsock_test_in_process(context):
+    """The same where this process serves the guest's vsock: what unix sockets on the host's side can show of it."""
+    if not hasattr(context.vmm, "uds_path"):
+        raise Skip("QEMU has no in-process vsock device")
+    images = context.images_with_vsock_test()
+    with Bench(context, Devices(offload="never"), images, servers=False) as bench:
+        context.note(vsock_suite_in_process(context, bench.guest))
 
 
 __all__ = ["CASES", "Skip", "TAP"]

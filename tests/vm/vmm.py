@@ -78,6 +78,7 @@ class Reference:
         self.ctl = os.path.join(build, "src/vhostctl/vhostctl")
         self.socket = f"/run/libvhost-test-{os.getpid()}.sock"
         self.uds_path = f"/run/libvhost-test-{os.getpid()}.vsock"
+        self.vsock_hybrid = os.path.join(build, "tests/libvsock_hybrid.so")  # tests/vm/vsock_hybrid.cc
         if not os.access(self.program, os.X_OK):
             raise Skip(f"no {self.program}: not built")
 
