@@ -68,9 +68,12 @@ class DeviceRig {
     device->WriteStatus(kAgreed);
   }
   DriverRing& AddQueue(int queue, uint16_t size = 16) {
-    const bool event_idx = device->acked().Has(vhost::VirtioFeature::kEventIdx);
+    const vhost::VirtioFeatures acked = device->acked();
     rings[queue] = std::make_unique<DriverRing>(
-        ram, DriverRing::Options{.size = size, .event_idx = event_idx});
+        ram, DriverRing::Options{.size = size,
+                                 .event_idx = acked.Has(vhost::VirtioFeature::kEventIdx),
+                                 .packed = acked.Has(vhost::VirtioFeature::kRingPacked),
+                                 .in_order = acked.Has(vhost::VirtioFeature::kInOrder)});
     device->WriteQueueSetup(queue, rings[queue]->setup());
     device->EnableQueue(queue);
     return *rings[queue];

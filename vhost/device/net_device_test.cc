@@ -340,7 +340,7 @@ class ControlQueueTest : public NetDeviceTest {
  protected:
   void SetUp() override {
     Build({});
-    rig_.BringUp(rig_.device->offered() - VirtioFeatures{kRingPacked, kInOrder});
+    rig_.BringUp(rig_.device->offered());
   }
 };
 

@@ -84,7 +84,8 @@ bool PackedQueue::IsAvailable(Place place, uint16_t& flags) const {
 
 bool PackedQueue::TakeNext(Chain& chain) {
   uint16_t flags;
-  if (!IsAvailable(next_avail_, flags) || !broken_.ok()) return false;
+  // In this order: a queue that is broken from the start stands nowhere in the ring.
+  if (!broken_.ok() || !IsAvailable(next_avail_, flags)) return false;
   uint16_t id = 0;
   uint16_t entries = 0;
   Building building = Begin();

@@ -64,6 +64,7 @@ TEST_F(PackedQueueTest, RefusesBasesThatAreNone) {
        {0x8004'8000u, 0x8000'8004u, 0x7fff'7fffu, 0x8001'8000u, 0x8001'0002u}) {
     Serve(Packed(), base);
     EXPECT_EQ(queue_->broken().code(), absl::StatusCode::kInvalidArgument) << std::hex << base;
+    EXPECT_FALSE(TakeError().ok());  // And looks nowhere.
   }
 }
 
