@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -36,6 +37,10 @@ constexpr uint64_t kShutMaxNs = 1'000 * kMillisecond;
 constexpr uint64_t kWakeCostNs = 25 * kMicrosecond;
 constexpr uint64_t kWakeCostMaxNs = 200 * kMicrosecond;
 constexpr uint64_t kWindowMinNs = 10 * kMicrosecond;
+// So many windows in a row without work are too many, if work comes right behind them.
+constexpr uint32_t kMostWasted = 4;
+// How many wake-ups a window may be worth.
+constexpr uint64_t kWorthWakes = 4;
 // How long a caller and the thread wait for each other without sleeping.
 constexpr uint64_t kSpinForTurnNs = 50 * kMicrosecond;
 
@@ -138,11 +143,20 @@ absl::StatusOr<std::unique_ptr<DataThread>> DataThread::Create(kernel_abi::Kerne
   }
   std::unique_ptr<DataThread> thread(
       new DataThread(kernel, std::move(options), *std::move(wait_point), std::move(wake)));
+  // Mapped, and not of the heap, which might have pages that were touched before.
+  void* scratch = nullptr;
+  if (const int error = kernel.Map(kScratchBytes, PROT_READ | PROT_WRITE,
+                                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, &scratch);
+      error < 0) {
+    return kernel_abi::MakeSystemError({.error = -error, .subject = "data thread", .call = "mmap"});
+  }
+  thread->scratch_ = static_cast<std::byte*>(scratch);
   if (absl::Status status = thread->StartThread(); !status.ok()) return status;
   return thread;
 }
 
 absl::Status DataThread::StartThread() {
+  may_poll_ = MayPoll();
   // A thread inherits the mask of its creator: blocked here, there is no moment in which it could
   // be chosen for a signal of the VMM's.
   sigset_t all;
@@ -163,13 +177,23 @@ absl::Status DataThread::StartThread() {
   return placed_;
 }
 
+// Where all of the process runs on one CPU, to poll keeps the driver from doing what is polled for.
+// A thread that was placed on one CPU alone has it for that.
+bool DataThread::MayPoll() {
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  return sched_getaffinity(0, sizeof(cpus), &cpus) != 0 || CPU_COUNT(&cpus) > 1;
+}
+
 DataThread::~DataThread() {
-  if (!started_) return;
-  {
-    Turn turn(*this);
-    stop_ = true;
+  if (started_) {
+    {
+      Turn turn(*this);
+      stop_ = true;
+    }
+    pthread_join(thread_, nullptr);
   }
-  pthread_join(thread_, nullptr);
+  if (scratch_ != nullptr) kernel_.Unmap(scratch_, kScratchBytes);
 }
 
 void* DataThread::ThreadMain(void* thread) {
@@ -180,10 +204,6 @@ void* DataThread::ThreadMain(void* thread) {
 void DataThread::Run() {
   tid_ = kernel_.ThreadId();
   placed_ = PlaceCallingThread(kernel_, options_.placement, "data thread");
-  cpu_set_t cpus;
-  CPU_ZERO(&cpus);
-  // To poll on the only CPU would keep the driver, for whom it is done, from running.
-  may_poll_ = sched_getaffinity(0, sizeof(cpus), &cpus) != 0 || CPU_COUNT(&cpus) > 1;
 
   absl::MutexLock lock(&run_mutex_);
   stats_.wake_cost_ns = kWakeCostNs;
@@ -234,13 +254,14 @@ void DataThread::Round() {
 bool DataThread::PollOrQuieten(Entry& entry, uint64_t now_ns) {
   ++entry.stats.polls;
   if (entry.task->Poll()) {
-    entry.quiet_since_ns = 0;
+    if (std::exchange(entry.quiet_since_ns, 0) != 0) wasted_windows_ = 0;
     return true;
   }
   if (entry.removed) return false;
   if (entry.quiet_since_ns == 0) entry.quiet_since_ns = now_ns;
   if (now_ns - entry.quiet_since_ns < stats_.window_ns) return false;
   entry.quiet_since_ns = 0;
+  if (stats_.window_ns != 0) ++wasted_windows_;
   if (entry.task->Arm()) return true;
   entry.active = false;
   return false;
@@ -294,8 +315,7 @@ void DataThread::Sleep() {
   const uint64_t now = NowNs();
   last_look_ns_ = now;
   if (wake_sent_ns_ != 0) {
-    const uint64_t cost = std::min(now - std::exchange(wake_sent_ns_, 0), kWakeCostMaxNs);
-    stats_.wake_cost_ns = (7 * stats_.wake_cost_ns + cost) / 8;
+    LearnWakeCost(now - std::exchange(wake_sent_ns_, 0));
     Dispatch(std::span(ready).first(count));
   } else if (Dispatch(std::span(ready).first(count))) {
     LearnFromSleep(now - slept_at);
@@ -307,21 +327,35 @@ void DataThread::Sleep() {
 uint64_t DataThread::WindowLimitNs(uint64_t now_ns) const {
   if (!may_poll_ || now_ns < shut_until_ns_) return 0;
   return std::min<uint64_t>(options_.busy_poll_us * kMicrosecond,
-                            std::max(kWindowMinNs, 2 * stats_.wake_cost_ns));
+                            std::max(kWindowMinNs, kWorthWakes * stats_.wake_cost_ns));
 }
 
 void DataThread::LearnFromSleep(uint64_t slept_ns) {
+  // How long it took until the event came is not known; where events come at once, it is nothing.
+  if (slept_ns <= kWakeCostMaxNs) LearnWakeCost(slept_ns);
   const uint64_t limit = WindowLimitNs(last_look_ns_);
   uint64_t& window = stats_.window_ns;
-  if (slept_ns <= limit) {
+  if (slept_ns <= limit && wasted_windows_ >= kMostWasted) {
+    // Events come as soon as we sleep, and never before: who makes them waits for this CPU.
+    ShutWindow(last_look_ns_);
+  } else if (slept_ns <= limit) {
     window = std::min(limit, std::max({kWindowMinNs, 2 * window, slept_ns}));
   } else {
     window = window / 2 >= kMicrosecond ? window / 2 : 0;
   }
 }
 
+void DataThread::LearnWakeCost(uint64_t seen_ns) {
+  stats_.wake_cost_ns = (7 * stats_.wake_cost_ns + std::min(seen_ns, kWakeCostMaxNs)) / 8;
+}
+
 void DataThread::LearnFromPreemption(uint64_t now_ns) {
   ++stats_.preemptions;
+  ShutWindow(now_ns);
+}
+
+void DataThread::ShutWindow(uint64_t now_ns) {
+  wasted_windows_ = 0;
   const bool soon = now_ns < shut_until_ns_ + 8 * shut_for_ns_;
   shut_for_ns_ = soon ? std::min(2 * shut_for_ns_, kShutMaxNs) : kShutMinNs;
   shut_until_ns_ = now_ns + shut_for_ns_;

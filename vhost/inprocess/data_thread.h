@@ -9,11 +9,11 @@
 //       +-------- Arm() says that nothing came -------------+  after a window without work
 //
 // While any task is active the thread does not sleep. How long a task without work stays active is
-// learned: waking a sleeping thread costs 4 to 50 us, so polling for about twice that long pays
+// learned: waking a sleeping thread costs 4 to 50 us, so polling for a few times that long pays
 // where work keeps coming at such distances, and is waste where it does not. The window doubles
 // whenever a sleep ended so soon that polling would have seen it, halves whenever one did not, and
-// shuts for a while when the thread finds that it was preempted: then somebody else, the driver
-// perhaps, needs this CPU. On one CPU it stays shut.
+// shuts for a while when the thread finds that it was preempted, or that work comes only once it
+// sleeps: then somebody else, the driver perhaps, needs this CPU. On one CPU it stays shut.
 //
 // Exclusion instead of messages: Call(f) runs f on the caller's thread while the data thread is
 // kept out. If it sleeps, which is the usual case for a stop of a quiet device, nobody is woken for
@@ -31,6 +31,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -106,6 +107,11 @@ class DataThread {
   // Makes a task active.
   void Wake(DataTask& task);
 
+  // Memory for whichever task runs: what is in it is lost when its function returns. Aligned for
+  // anything. Much of it costs nothing until it is touched.
+  static constexpr size_t kScratchBytes = 192 * 1024;
+  std::span<std::byte> scratch() const { return {scratch_, kScratchBytes}; }
+
   // Plain counts since the start.
   struct Stats {
     uint64_t rounds = 0;        // over the active tasks
@@ -153,6 +159,7 @@ class DataThread {
   class ABSL_SCOPED_LOCKABLE Turn;
 
   absl::Status StartThread();
+  static bool MayPoll();  // of the calling thread's CPUs
   static void* ThreadMain(void* thread);
   void Run() ABSL_LOCKS_EXCLUDED(run_mutex_);
   void MakeWay() ABSL_EXCLUSIVE_LOCKS_REQUIRED(run_mutex_);
@@ -166,7 +173,9 @@ class DataThread {
   void RunTimers(uint64_t now_ns) ABSL_EXCLUSIVE_LOCKS_REQUIRED(run_mutex_);
   void FindNextTimer() ABSL_EXCLUSIVE_LOCKS_REQUIRED(run_mutex_);
   void LearnFromSleep(uint64_t slept_ns) ABSL_EXCLUSIVE_LOCKS_REQUIRED(run_mutex_);
+  void LearnWakeCost(uint64_t seen_ns) ABSL_EXCLUSIVE_LOCKS_REQUIRED(run_mutex_);
   void LearnFromPreemption(uint64_t now_ns) ABSL_EXCLUSIVE_LOCKS_REQUIRED(run_mutex_);
+  void ShutWindow(uint64_t now_ns) ABSL_EXCLUSIVE_LOCKS_REQUIRED(run_mutex_);
   uint64_t WindowLimitNs(uint64_t now_ns) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(run_mutex_);
   void Activate(Entry& entry, bool by_event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(run_mutex_);
   void SweepRemoved() ABSL_EXCLUSIVE_LOCKS_REQUIRED(run_mutex_);
@@ -179,6 +188,7 @@ class DataThread {
   const DataThreadOptions options_;
   const std::unique_ptr<WaitPoint> wait_point_;
   const kernel_abi::UniqueFd wake_;  // eventfd
+  std::byte* scratch_ = nullptr;  // mapped
   pthread_t thread_{};
   bool started_ = false;
   // Written by the thread before Create returns.
@@ -206,6 +216,7 @@ class DataThread {
   uint64_t last_look_ns_ ABSL_GUARDED_BY(run_mutex_) = 0;
   // When the last round began, if it did nothing; else 0.
   uint64_t last_quiet_round_ns_ ABSL_GUARDED_BY(run_mutex_) = 0;
+  uint32_t wasted_windows_ ABSL_GUARDED_BY(run_mutex_) = 0;  // in a row
   uint64_t shut_until_ns_ ABSL_GUARDED_BY(run_mutex_) = 0;
   uint64_t shut_for_ns_ ABSL_GUARDED_BY(run_mutex_) = 0;
   Stats stats_ ABSL_GUARDED_BY(run_mutex_);

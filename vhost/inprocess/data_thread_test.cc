@@ -289,9 +289,17 @@ TEST_F(DataThreadTest, TheWindowOpensForQuickAnswersAndShutsForSlowOnes) {
 }
 
 TEST_F(DataThreadTest, NeverPollsWithoutWorkWhereThatIsForbiddenOrOnOneCpu) {
-  for (const DataThreadOptions& options :
-       {DataThreadOptions{.busy_poll_us = 0}, DataThreadOptions{.placement = {.cpus = {0}}}}) {
-    Begin(options);
+  cpu_set_t all;
+  cpu_set_t one;
+  ASSERT_EQ(::sched_getaffinity(0, sizeof(all), &all), 0);
+  CPU_ZERO(&one);
+  CPU_SET(static_cast<size_t>(::sched_getcpu()), &one);
+  for (const bool one_cpu : {false, true}) {
+    if (one_cpu) {
+      ASSERT_EQ(::sched_setaffinity(0, sizeof(one), &one), 0);
+    }
+    Begin(one_cpu ? DataThreadOptions{} : DataThreadOptions{.busy_poll_us = 0});
+    ::sched_setaffinity(0, sizeof(all), &all);
     CountingTask task;
     const EventFd kick = NewEventFd();
     thread_->Call([&] {

@@ -2,9 +2,12 @@
 #include "vhost/inprocess/net_backend.h"
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "absl/memory/memory.h"
@@ -137,6 +140,25 @@ absl::Status InProcessNetBackend::CheckTap(size_t pair, VirtioFeatures acked) co
                                                     ": set it (TUNSETVNETHDRSZ) before the start"));
 }
 
+size_t InProcessNetBackend::MostFrameBytes(size_t pair) const {
+  const int fd = options_.tap_fds[pair];
+  ifreq tap{};
+  ifreq mine{};
+  if (kernel_.Ioctl(fd, TUNGETIFF, reinterpret_cast<uintptr_t>(&tap)) < 0) return 0;
+  if (kernel_.Ioctl(fd, SIOCGIFHWADDR, reinterpret_cast<uintptr_t>(&mine)) < 0) return 0;
+  const kernel_abi::UniqueFd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!socket.valid()) return 0;
+  // An fd of a TAP can come from another network namespace, and its name be another's here.
+  ifreq request = tap;
+  if (kernel_.Ioctl(socket.get(), SIOCGIFHWADDR, reinterpret_cast<uintptr_t>(&request)) < 0 ||
+      std::memcmp(request.ifr_hwaddr.sa_data, mine.ifr_hwaddr.sa_data, 6) != 0) {
+    return 0;
+  }
+  request = tap;
+  if (kernel_.Ioctl(socket.get(), SIOCGIFMTU, reinterpret_cast<uintptr_t>(&request)) < 0) return 0;
+  return static_cast<size_t>(request.ifr_mtu) + kEthernetBytes + kVlanTagBytes;
+}
+
 // ---- Extra offloads of the TAP -----------------------------------------------------------------
 
 // What the TAP had better deliver whole, though the driver does not take it.
@@ -187,16 +209,18 @@ absl::Status InProcessNetBackend::StartOne(const BackendVring& vring, const Runn
     }
     pair.thread().Call([&] { status = pair.StartTransmit(vring, std::move(queue), options); });
   } else {
-    const ReceiveQueue::Options options{.tap_fd = tap_fd,
-                                        .header_bytes = header_bytes,
-                                        .mergeable = with.acked.Has(kNetMrgRxbuf),
-                                        .large = !(with.acked & kToGuestSegmentation).empty(),
-                                        .take_all = extra_offloads_ == 0,
-                                        .takes_partial_checksums = with.acked.Has(kNetGuestCsum),
-                                        .takes_tso4 = with.acked.Has(kNetGuestTso4),
-                                        .takes_tso6 = with.acked.Has(kNetGuestTso6),
-                                        .takes_uso4 = with.acked.Has(kNetGuestUso4),
-                                        .takes_uso6 = with.acked.Has(kNetGuestUso6)};
+    const ReceiveQueue::Options options{
+        .tap_fd = tap_fd,
+        .header_bytes = header_bytes,
+        .mergeable = with.acked.Has(kNetMrgRxbuf),
+        .large = !(with.acked & kToGuestSegmentation).empty(),
+        .most_frame_bytes = MostFrameBytes(static_cast<size_t>(vring.queue) / 2),
+        .take_all = extra_offloads_ == 0,
+        .takes_partial_checksums = with.acked.Has(kNetGuestCsum),
+        .takes_tso4 = with.acked.Has(kNetGuestTso4),
+        .takes_tso6 = with.acked.Has(kNetGuestTso6),
+        .takes_uso4 = with.acked.Has(kNetGuestUso4),
+        .takes_uso6 = with.acked.Has(kNetGuestUso6)};
     pair.thread().Call([&] { status = pair.StartReceive(vring, std::move(queue), options); });
   }
   return context(status);

@@ -78,6 +78,8 @@ class InProcessNetBackend final : public Backend {
   InProcessNetBackend(kernel_abi::Kernel& kernel, InProcessNetOptions options);
   absl::Status CheckQueue(int queue) const;
   absl::Status CheckTap(size_t pair, VirtioFeatures acked) const;
+  // The most that a frame of this TAP may have now; 0: not to be found out.
+  size_t MostFrameBytes(size_t pair) const;
   absl::Status StartOne(const BackendVring& vring, const Running& with);
   unsigned ExtraOffloads(VirtioFeatures acked) const;
   absl::Status SetExtraOffloads(unsigned offloads);

@@ -5,6 +5,8 @@
 #include <sys/epoll.h>
 
 #include <chrono>
+#include <new>
+#include <type_traits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -18,11 +20,20 @@ constexpr uint32_t kKickInterest = EPOLLIN | EPOLLET;
 // How often a TAP is looked after while it is not watched for being readable.
 constexpr std::chrono::milliseconds kLookAfterTap(1000);
 
+// Each pair of a thread says anew that it is there, and changes nothing.
+static_assert(std::is_trivially_default_constructible_v<NetScratch> &&
+              std::is_trivially_destructible_v<NetScratch>);
+static_assert(sizeof(NetScratch) <= DataThread::kScratchBytes);
+
 }  // namespace
 
 NetPair::NetPair(DataThread& thread, int tap_fd, kernel_abi::EventFd rx_error,
                  kernel_abi::EventFd tx_error)
-    : thread_(thread), tap_fd_(tap_fd), rx_(std::move(rx_error)), tx_(std::move(tx_error)) {}
+    : thread_(thread),
+      tap_fd_(tap_fd),
+      rx_(std::move(rx_error)),
+      tx_(std::move(tx_error)),
+      scratch_(*new (thread.scratch().data()) NetScratch) {}
 
 NetPair::~NetPair() {
   thread_.Call([this] {
@@ -74,8 +85,7 @@ absl::Status NetPair::StartReceive(const BackendVring& vring, std::unique_ptr<Vi
                                    const ReceiveQueue::Options& options) {
   absl::Status status = Join(rx_, vring, kReceiveKick);
   if (!status.ok()) return status;
-  if (scratch_ == nullptr) scratch_ = std::make_unique_for_overwrite<ReceiveQueue::Scratch>();
-  receive_ = std::make_unique<ReceiveQueue>(std::move(queue), options, *scratch_, rx_.counters);
+  receive_ = std::make_unique<ReceiveQueue>(std::move(queue), options, scratch_, rx_.counters);
   receive_->queue().SignalAlways();
   readable_ = true;
   starved_ = false;
@@ -86,7 +96,7 @@ absl::Status NetPair::StartTransmit(const BackendVring& vring, std::unique_ptr<V
                                     const TransmitQueue::Options& options) {
   absl::Status status = Join(tx_, vring, kTransmitKick);
   if (!status.ok()) return status;
-  transmit_ = std::make_unique<TransmitQueue>(std::move(queue), options, tx_.counters);
+  transmit_ = std::make_unique<TransmitQueue>(std::move(queue), options, scratch_, tx_.counters);
   transmit_->queue().SignalAlways();
   blocked_ = false;
   return absl::OkStatus();

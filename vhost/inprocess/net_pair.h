@@ -90,7 +90,7 @@ class NetPair final : public DataTask {
   Direction tx_;
   std::unique_ptr<ReceiveQueue> receive_;
   std::unique_ptr<TransmitQueue> transmit_;
-  std::unique_ptr<ReceiveQueue::Scratch> scratch_;
+  NetScratch& scratch_;    // the thread's
   bool readable_ = false;  // the TAP may have frames
   bool starved_ = false;   // and there are no buffers for them
   bool blocked_ = false;   // the TAP has no room

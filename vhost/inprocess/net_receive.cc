@@ -2,6 +2,7 @@
 #include "vhost/inprocess/net_receive.h"
 
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -20,12 +21,15 @@ constexpr size_t kNumBuffersOffset = offsetof(VirtioNetHdr, num_buffers);
 }  // namespace
 
 ReceiveQueue::ReceiveQueue(std::unique_ptr<Virtqueue> queue, const Options& options,
-                           Scratch& scratch, NetCounters& counters)
+                           NetScratch& scratch, NetCounters& counters)
     : queue_(std::move(queue)),
       options_(options),
       scratch_(scratch),
       counters_(counters),
-      direct_target_(options.header_bytes + kUsualFrameBytes) {}
+      direct_target_(options.header_bytes + kUsualFrameBytes),
+      most_bytes_(options.most_frame_bytes == 0 || options.large
+                      ? 0
+                      : options.header_bytes + options.most_frame_bytes) {}
 
 ReceiveQueue::Outcome ReceiveQueue::Burst() {
   Outcome outcome = Outcome::kWorked;
@@ -126,7 +130,10 @@ bool ReceiveQueue::NoneCanCome() const {
 ssize_t ReceiveQueue::ReadFromTap(std::span<const iovec> pieces, Read& outcome) {
   ssize_t bytes;
   do {
-    bytes = ::readv(options_.tap_fd, pieces.data(), static_cast<int>(pieces.size()));
+    // Of one piece, read(2) is cheaper by an eighth of the whole.
+    bytes = pieces.size() == 1
+                ? ::read(options_.tap_fd, pieces[0].iov_base, pieces[0].iov_len)
+                : ::readv(options_.tap_fd, pieces.data(), static_cast<int>(pieces.size()));
   } while (bytes < 0 && errno == EINTR);
   if (bytes >= 0) {
     const auto least = static_cast<ssize_t>(options_.header_bytes + kEthernetBytes);
@@ -148,19 +155,38 @@ ssize_t ReceiveQueue::ReadFromTap(std::span<const iovec> pieces, Read& outcome) 
   return -1;
 }
 
+bool ReceiveQueue::OneIsEnough() const {
+  const Chain& first = chains_[first_];
+  if (first.writable().size() != 1) return false;
+  const size_t most = most_bytes_ != 0 ? most_bytes_ : options_.header_bytes + kMaxFrameBytes;
+  return first.writable_bytes() > most;
+}
+
 ReceiveQueue::Read ReceiveQueue::ReadDirect() {
+  Read outcome = Read::kNothing;
+  if (OneIsEnough()) {
+    const Chain& first = chains_[first_];
+    const ssize_t result = ReadFromTap(first.writable(), outcome);
+    if (result < 0) return outcome;
+    if (static_cast<size_t>(result) == first.writable_bytes()) {
+      most_bytes_ = 0;
+      counters_.Drop(NetDrop::kLongFrame);
+      return Read::kDropped;
+    }
+    Complete(static_cast<size_t>(result));
+    return Read::kDelivered;
+  }
   size_t count = 0;
   size_t direct = 0;
   for (size_t i = first_; i < chains_.size() && direct < direct_target_; ++i) {
     const std::span<const iovec> writable = chains_[i].writable();
-    if (count + writable.size() > kMaxIovecs - 1) break;
-    std::copy(writable.begin(), writable.end(), &iovecs_[count]);
+    if (count + writable.size() > NetScratch::kMaxIovecs - 1) break;
+    std::copy(writable.begin(), writable.end(), &scratch_.iovecs[count]);
     count += writable.size();
     direct += chains_[i].writable_bytes();
   }
-  iovecs_[count++] = {scratch_.bytes.data(), scratch_.bytes.size()};
-  Read outcome = Read::kNothing;
-  const ssize_t result = ReadFromTap(std::span(iovecs_).first(count), outcome);
+  scratch_.iovecs[count++] = {scratch_.bytes.data(), scratch_.bytes.size()};
+  const ssize_t result = ReadFromTap(std::span(scratch_.iovecs).first(count), outcome);
   if (result < 0) return outcome;
   const auto bytes = static_cast<size_t>(result);
   direct_target_ = std::max(
@@ -173,6 +199,17 @@ ReceiveQueue::Read ReceiveQueue::ReadDirect() {
 
 // The header is there, but for how many chains the frame takes up, which no TAP knows.
 void ReceiveQueue::Complete(size_t bytes) {
+  Chain& first = chains_[first_];
+  if (first.writable()[0].iov_len >= std::max(bytes, sizeof(VirtioNetHdr))) {  // as it mostly is
+    const uint16_t one = 1;
+    if (options_.header_bytes > kNumBuffersOffset) {
+      std::memcpy(static_cast<std::byte*>(first.writable()[0].iov_base) + kNumBuffersOffset, &one,
+                  sizeof(one));
+    }
+    ReturnFilled(bytes);
+    Count(bytes - options_.header_bytes);
+    return;
+  }
   if (options_.header_bytes > kNumBuffersOffset) {
     const uint16_t chains = ChainsFor(bytes);
     WriteAt(kNumBuffersOffset, std::as_bytes(std::span(&chains, 1)));

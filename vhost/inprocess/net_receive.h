@@ -18,7 +18,6 @@
 
 #include <sys/uio.h>
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -27,7 +26,7 @@
 
 #include "kernel-abi/virtio.h"
 #include "vhost/inprocess/net_counters.h"
-#include "vhost/inprocess/net_header.h"
+#include "vhost/inprocess/net_scratch.h"
 #include "vhost/inprocess/virtqueue.h"
 
 namespace vhost::inprocess {
@@ -47,6 +46,9 @@ class ReceiveQueue {
     size_t header_bytes = sizeof(kernel_abi::VirtioNetHdr);
     bool mergeable = false;  // MRG_RXBUF was acked
     bool large = false;      // frames of up to 64 KiB are to be expected
+    // Otherwise: no frame is larger, by the TAP's MTU. A buffer that is then needs nothing behind
+    // it. 0: not known.
+    size_t most_frame_bytes = 0;
     // Of what the TAP may deliver, what the guest takes: others are cut, or finished. With
     // `take_all` (the TAP was told) nothing is looked at.
     bool take_all = true;
@@ -56,12 +58,7 @@ class ReceiveQueue {
     bool takes_uso4 = true;
     bool takes_uso6 = true;
   };
-  // What all queues of a thread may share: it is used within Burst only.
-  struct Scratch {
-    std::array<std::byte, kMaxFrameBytes> bytes;
-  };
-
-  ReceiveQueue(std::unique_ptr<Virtqueue> queue, const Options& options, Scratch& scratch,
+  ReceiveQueue(std::unique_ptr<Virtqueue> queue, const Options& options, NetScratch& scratch,
                NetCounters& counters);
 
   // Delivers a burst, publishes it, and signals it.
@@ -80,7 +77,6 @@ class ReceiveQueue {
  private:
   static constexpr size_t kBurstFrames = 64;
   static constexpr size_t kBurstBytes = 256 * 1024;
-  static constexpr size_t kMaxIovecs = 1024;
   // A frame of the usual MTU with a tag.
   static constexpr size_t kUsualFrameBytes = 1518;
 
@@ -108,6 +104,8 @@ class ReceiveQueue {
   Read ReadAndConvert();
   // -1 and an outcome, or how many bytes were read.
   ssize_t ReadFromTap(std::span<const iovec> pieces, Read& outcome);
+  // Whether one buffer alone will do for whatever comes, and its size then tells if it did not.
+  bool OneIsEnough() const;
   Read DeliverLarge(size_t direct_bytes, size_t bytes);
   void Complete(size_t bytes);
   bool Deliver(const kernel_abi::VirtioNetHdr& header, std::span<const std::byte> head,
@@ -124,7 +122,7 @@ class ReceiveQueue {
 
   std::unique_ptr<Virtqueue> queue_;
   const Options options_;
-  Scratch& scratch_;
+  NetScratch& scratch_;
   NetCounters& counters_;
   // Chains that are held, in the order they were taken: those from first_ on.
   std::vector<Chain> chains_;
@@ -132,8 +130,10 @@ class ReceiveQueue {
   size_t held_bytes_ = 0;
   // How much of a frame is read into the guest's buffers directly: as much as frames of late had.
   size_t direct_target_;
+  // Of a frame with its header, where that is known; 0 also after a larger one came: the MTU has
+  // grown.
+  size_t most_bytes_;
   std::unique_ptr<Waiting> waiting_;
-  std::array<iovec, kMaxIovecs> iovecs_;
   int tap_error_ = 0;
 };
 

@@ -24,6 +24,7 @@
 #include "kernel-abi/virtio.h"
 #include "vhost/inprocess/flow_merge.h"
 #include "vhost/inprocess/net_counters.h"
+#include "vhost/inprocess/net_scratch.h"
 #include "vhost/inprocess/virtqueue.h"
 
 namespace vhost::inprocess {
@@ -44,7 +45,8 @@ class TransmitQueue {
     FlowMerge::Kinds merge;
   };
 
-  TransmitQueue(std::unique_ptr<Virtqueue> queue, const Options& options, NetCounters& counters);
+  TransmitQueue(std::unique_ptr<Virtqueue> queue, const Options& options, NetScratch& scratch,
+                NetCounters& counters);
 
   // Sends a burst, publishes what was returned, and signals it.
   Outcome Burst();
@@ -58,8 +60,6 @@ class TransmitQueue {
  private:
   static constexpr size_t kBurstFrames = 64;
   static constexpr size_t kBurstBytes = 256 * 1024;
-  // What writev(2) takes at once.
-  static constexpr size_t kMaxIovecs = 1024;
 
   enum class Sent : uint8_t { kYes, kBlocked, kDropped, kTapGone };
 
@@ -117,11 +117,11 @@ class TransmitQueue {
 
   std::unique_ptr<Virtqueue> queue_;
   const Options options_;
+  NetScratch& scratch_;
   NetCounters& counters_;
   Chain kept_;  // taken, and the TAP had no room
   kernel_abi::VirtioNetHdr kept_header_{};
   std::unique_ptr<Merging> merging_;  // null: nothing is to be merged
-  std::array<iovec, kMaxIovecs> iovecs_;
   int tap_error_ = 0;
 };
 
