@@ -24,8 +24,9 @@ class GuestRam {
 
   explicit GuestRam(uint64_t bytes = kDefaultBytes, uint64_t start = kDefaultStart)
       : start_(start), bytes_(bytes) {
-    // One inaccessible page on either side.
-    map_ = mmap(nullptr, bytes_ + 2 * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    // One inaccessible page on either side. Tests may ask for more than a machine has.
+    map_ = mmap(nullptr, bytes_ + 2 * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                -1, 0);
     if (map_ == MAP_FAILED) std::abort();
     host_ = static_cast<std::byte*>(map_) + kPage;
     if (mprotect(host_, bytes_, PROT_READ | PROT_WRITE) != 0) std::abort();

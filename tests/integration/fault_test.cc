@@ -111,6 +111,7 @@ TEST_F(FaultTest, RunningOutOfFdsIsReportedAndLeavesNothing) {
   for (int i = 0; i < 2; ++i) AddQueue();
   auto tap = Tap::Create(kernel_, {.name = "taplimit"});
   ASSERT_TRUE(tap.ok()) << tap.status();
+  const auto host = std::make_shared<const HostFacts>(kernel_);  // Holds an fd of its own.
   const auto in_child = [&]() -> std::string {
     const int fds = fakes::CountOpenFds();
     for (int spare = 0; spare < 8; ++spare) {
@@ -119,7 +120,7 @@ TEST_F(FaultTest, RunningOutOfFdsIsReportedAndLeavesNothing) {
       const rlimit unlimited{.rlim_cur = 1024, .rlim_max = 4096};
       if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) return "setrlimit";
       absl::StatusOr<std::unique_ptr<NetBackend>> net =
-          NetBackend::Create(kernel_, NetBackendOptions{.tap_fds = (*tap)->fds()});
+          NetBackend::Create(kernel_, NetBackendOptions{.tap_fds = (*tap)->fds(), .host = host});
       absl::Status status = net.status();
       if (net.ok()) status = (*net)->Start(AllQueues(kAcked));
       ::setrlimit(RLIMIT_NOFILE, &unlimited);
