@@ -38,7 +38,7 @@ NEEDS = {"unit": ("build",), "vm": ("build",), "lint": ("asan",)}
 
 # Two emulated hosts at once keep two cores busy; each is one thread.
 VMS_AT_ONCE = max(2, (os.cpu_count() or 2) - 1)
-VM_LIMIT_S = {"units": 1200, "end-to-end": 3600}
+VM_LIMIT_S = {"units": 1800, "end-to-end": 3600}
 STAGE_LIMIT_S = 3600
 
 
