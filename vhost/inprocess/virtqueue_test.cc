@@ -33,9 +33,9 @@ struct Kind {
 void PrintTo(const Kind& kind, std::ostream* out) { *out << kind.name; }
 
 constexpr Kind kKinds[] = {
-    {"Split", false, false, false, 8},         {"SplitEventIdx", false, false, true, 8},
-    {"SplitInOrder", false, true, true, 8},    {"Packed", true, false, false, 8},
-    {"PackedEventIdx", true, false, true, 7},  {"PackedInOrder", true, true, true, 7},
+    {"Split", false, false, false, 8},           {"SplitEventIdx", false, false, true, 8},
+    {"SplitInOrder", false, true, true, 8},      {"Packed", true, false, false, 8},
+    {"PackedEventIdx", true, false, true, 7},    {"PackedInOrder", true, true, true, 7},
     {"PackedOfOddSize", true, false, false, 11},
 };
 
