@@ -16,7 +16,6 @@
 namespace vhost {
 namespace {
 
-
 class NetContractTest : public NetMachineTest, public testing::WithParamInterface<BackendKind> {
  protected:
   NetContractTest()
@@ -174,7 +173,8 @@ TEST_P(NetContractTest, ARefusedStartIsMadeGoodByTheNext) {
   ASSERT_NE(net, nullptr);
   BackendStart start = AllQueues(kAcked);
   ASSERT_TRUE(tap_->SetHeaderBytes(10).ok());
-  EXPECT_THAT(std::string(net->Start(start).message()), testing::HasSubstr("its packet header has 10 bytes"));
+  EXPECT_THAT(std::string(net->Start(start).message()),
+              testing::HasSubstr("its packet header has 10 bytes"));
   ASSERT_TRUE(tap_->SetHeaderBytes(12).ok());
   EXPECT_TRUE(net->Start(start).ok());
 }

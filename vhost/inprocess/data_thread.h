@@ -188,7 +188,7 @@ class DataThread {
   const DataThreadOptions options_;
   const std::unique_ptr<WaitPoint> wait_point_;
   const kernel_abi::UniqueFd wake_;  // eventfd
-  std::byte* scratch_ = nullptr;  // mapped
+  std::byte* scratch_ = nullptr;     // mapped
   pthread_t thread_{};
   bool started_ = false;
   // Written by the thread before Create returns.
