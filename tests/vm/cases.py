@@ -150,11 +150,14 @@ def hand_over(context, devices):
     choice = random.Random(1)
     with Bench(context, devices) as bench:
         bench.host.paths = traffic.paths()  # vsock0 stays with the kernel
-        with traffic.Background(bench.guest, bench.host), traffic.Numbered(bench.guest, DATAGRAMS_PER_S) as alone:
+        with (traffic.Background(bench.guest, bench.host),
+              traffic.Numbered(bench.guest, DATAGRAMS_PER_S, is_judged=False) as alone):
             bench.guest.run("sleep 10")
+        # A host so busy that the kernel alone loses datagrams says nothing of handovers.
+        context.note({} if alone.is_whole else {"not judged, as datagrams are lost here without handovers": alone.facts})
         stopped_us = []
         with (context.vmm.control() as control, traffic.Background(bench.guest, bench.host),
-              traffic.Numbered(bench.guest, DATAGRAMS_PER_S) as moved):
+              traffic.Numbered(bench.guest, DATAGRAMS_PER_S, alone.is_whole) as moved):
             while len(stopped_us) < HANDOVERS:
                 to = choice.choice(("kernel", "in-process"))
                 done = control.ask(command="handover", device="net0", to=to)["handover"]

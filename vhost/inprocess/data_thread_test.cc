@@ -126,7 +126,9 @@ TEST_F(DataThreadTest, AKickWakesAndIsNotRead) {
     EXPECT_EQ(task.last_token, 7u);
   }
   EXPECT_TRUE(kick.IsSignalled());
-  EXPECT_EQ(thread_->task_stats(task).wake_ups, 50u);
+  // A kick that finds the task not yet quiet wakes nobody.
+  EXPECT_LE(thread_->task_stats(task).wake_ups, 50u);
+  EXPECT_GT(thread_->task_stats(task).wake_ups, 0u);
   thread_->Remove(task);
 }
 
