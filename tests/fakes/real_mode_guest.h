@@ -100,7 +100,8 @@ class RealModeGuest {
   // Whether the vector waits in the local APIC. Injection by an irqfd may go by a work queue, so
   // it is waited for.
   bool Requested(uint8_t vector) {
-    for (int i = 0; i < 200; ++i) {
+    // Within 10 s: the kernel injects it from a worker of its own, on a machine that may be busy.
+    for (int i = 0; i < 10'000; ++i) {
       if (RequestedNow(vector)) return true;
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
