@@ -207,7 +207,7 @@ class Run:
                                                 "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1"})
         elif name == "tsan":
             if self.build(tsan, "g++ tsan", "-DCMAKE_CXX_COMPILER=g++", "-DLIBVHOST_SANITIZE=thread"):
-                self.ctest(tsan, "tsan", {"TSAN_OPTIONS": "halt_on_error=1"})
+                self.ctest(tsan, "tsan", {"TSAN_OPTIONS": f"halt_on_error=1:suppressions={ROOT}/tests/sanitizers/thread.supp"})
         elif name == "lint":
             for check in ("format", "spdx", "includes", "scripts", "tidy"):
                 self.check(f"check {check}", ["scripts/check", "--build", asan, check])
