@@ -476,16 +476,7 @@ int Main(int argc, char** argv) {
     if (argument == "--rounds" && i + 1 < argc) bench.rounds = std::max(1, std::atoi(argv[++i]));
     if (argument == "--only" && i + 1 < argc) only = argv[++i];
   }
-  if (::unshare(CLONE_NEWNET) != 0 && ::unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0) {
-    std::fprintf(stderr, "bench_inprocess_net: no network namespace of our own (unshare)\n");
-    return 2;
-  }
-  // Without it each interface sends chatter of its own.
-  if (std::FILE* file = std::fopen("/proc/sys/net/ipv6/conf/default/disable_ipv6", "w");
-      file != nullptr) {
-    std::fputs("1", file);
-    std::fclose(file);
-  }
+  BePrivate();
   const std::pair<const char*, void (*)(Bench&)> parts[] = {
       {"transmit", Transmit}, {"receive", Receive},  {"coalescing", Coalescing},
       {"latency", Latency},   {"many", ManyDevices}, {"memory", Memory}};

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// For bench_inprocess_net: a TAP in a namespace of the bench's own, and a driver whose work is too
-// little to be seen: its frames lie in the ring from the start, and it only moves indices.
+// For bench_inprocess_net and bench_net_peers: a TAP in a namespace of the bench's own, and a
+// driver whose work is too little to be seen: its frames lie in the ring from the start, and it
+// only moves indices.
 #pragma once
 
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <net/ethernet.h>
 #include <netpacket/packet.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -40,6 +42,19 @@ inline void OrDie(const absl::Status& status) {
   if (status.ok()) return;
   std::fprintf(stderr, "bench: %s\n", status.ToString().c_str());
   std::exit(2);
+}
+
+// Goes to a network namespace of our own, in which interfaces say nothing by themselves.
+inline void BePrivate() {
+  if (::unshare(CLONE_NEWNET) != 0 && ::unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0) {
+    std::fprintf(stderr, "bench: no network namespace of our own (unshare)\n");
+    std::exit(2);
+  }
+  if (std::FILE* file = std::fopen("/proc/sys/net/ipv6/conf/default/disable_ipv6", "w");
+      file != nullptr) {
+    std::fputs("1", file);
+    std::fclose(file);
+  }
 }
 
 inline constexpr size_t kHeader = sizeof(kernel_abi::VirtioNetHdr);
@@ -145,6 +160,18 @@ class BenchRing {
     std::atomic_thread_fence(std::memory_order_seq_cst);
     return (Word(setup_.device).load(std::memory_order_relaxed) & 1) == 0;
   }
+  // With EVENT_IDX: a call when `index` is used, which is the used index before it moves past; and
+  // whether the last `count` chains want a kick. Both as a driver asks.
+  void CallWhenUsed(uint16_t index) const {
+    Word(setup_.driver + 4 + 2 * uint64_t{size_}).store(index);
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+  }
+  bool kick_wanted_for(uint16_t count) const {
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    const uint16_t event = Word(setup_.device + 4 + 8 * uint64_t{size_}).load();
+    return static_cast<uint16_t>(avail_ - event - 1) < count;
+  }
+  uint16_t available() const { return avail_; }
   uint16_t size() const { return size_; }
   Vring vring(const MemoryTable& memory) const {
     return OrDie(Vring::Create(setup_, VringLayout::kSplit, memory));
