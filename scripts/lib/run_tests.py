@@ -17,7 +17,9 @@ Stages, in order:
     vm       on Debian kernels 6.1, 6.12 and 7: all tests with real vhost nodes, and guests booted end to end
 
 Ends with a table of what ran, passed and was skipped, place by place. A test that is skipped in every place fails the
-run: it would prove nothing to anybody. Exit code 0 when all is well. Logs: build/test-results.
+run: it would prove nothing to anybody. Where at most three tests failed, those are run once more by themselves: emulated
+hosts stand still for seconds, and the kernel's own tests have races. What passed only then is counted and listed as
+repeated, with what it said the first time. Exit code 0 when all is well. Logs: build/test-results.
 """
 
 import argparse
@@ -25,6 +27,7 @@ import concurrent.futures
 import glob
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +43,9 @@ NEEDS = {"unit": ("build",), "vm": ("build",), "lint": ("asan",)}
 VMS_AT_ONCE = max(2, (os.cpu_count() or 2) - 1)
 VM_LIMIT_S = {"units": 1800, "end-to-end": 3600}
 STAGE_LIMIT_S = 3600
+# More failures than these are no accident; nor is anything that a sanitizer says.
+MAX_REPEATED = 3
+SANITIZER_SPEAKS = re.compile(r"(ERROR|WARNING): \w*Sanitizer|runtime error:")
 
 
 class Row:
@@ -47,6 +53,27 @@ class Row:
 
     def __init__(self, place, suite, name, outcome, detail=""):
         self.place, self.suite, self.name, self.outcome, self.detail = place, suite, name, outcome, detail
+        self.repeated = False
+
+    def after(self, first):
+        """This row as the outcome of the second run of a test that failed."""
+        self.repeated = True
+        reason = first.detail.strip() or "no reason was reported"
+        self.detail = f"{self.detail}\nthe first time: {reason}".strip()
+        return self
+
+
+def worth_repeating(rows):
+    """The rows that failed, if they may be an accident of the place."""
+    failed = [row for row in rows if row.outcome == "failed"]
+    accident = len(failed) <= MAX_REPEATED and not any(SANITIZER_SPEAKS.search(row.detail) for row in failed)
+    return failed if accident else []
+
+
+def with_second_run(rows, again):
+    """The rows of the first run, each failed one replaced by that of the second run where there is one."""
+    second = {row.name: row for row in again}
+    return [second[row.name].after(row) if row.outcome == "failed" and row.name in second else row for row in rows]
 
 
 class Run:
@@ -100,23 +127,32 @@ class Run:
                 and self.check(f"{title} build", ["cmake", "--build", folder], env=env))
 
     def ctest(self, folder, place, env=None):
-        report = os.path.join(self.results, place.replace(" ", "-") + ".xml")
+        rows, passed = self.ctest_once(folder, place, f"{place} tests", ["-j", str(os.cpu_count() or 2)], env)
+        repeat = worth_repeating(rows)
+        if repeat:
+            self.say(f"{place}: once more: {' '.join(row.name for row in repeat)}")
+            again, passed = self.ctest_once(folder, place, f"{place} tests again", ["--rerun-failed"], env)
+            rows = with_second_run(rows, again)
+        if not passed and not any(row.outcome == "failed" for row in rows):
+            rows.append(Row(place, "ctest", "ctest", "failed", "exit code"))
+        self.rows += rows
+
+    def ctest_once(self, folder, place, title, options, env):
+        """The rows of CTest's report, and whether all passed."""
+        report = os.path.join(self.results, title.replace(" ", "-") + ".xml")
         if os.path.exists(report):
             os.remove(report)
-        jobs = str(os.cpu_count() or 2)
-        passed = self.command(f"{place} tests", ["ctest", "--test-dir", folder, "-j", jobs, "--output-on-failure",
-                                                 "--timeout", "300", "--output-junit", report, "--no-tests=error"], env=env)
+        passed = self.command(title, ["ctest", "--test-dir", folder, *options, "--output-on-failure", "--timeout", "300",
+                                      "--output-junit", report, "--no-tests=error"], env=env)
         if not os.path.exists(report):
-            self.rows.append(Row(place, "ctest", "ctest", "failed", "no report"))
-            return
-        before = len(self.rows)
+            return [Row(place, "ctest", "ctest", "failed", "no report")], False
+        rows = []
         for case in xml.etree.ElementTree.parse(report).iter("testcase"):
             outcome = {"run": "passed", "fail": "failed"}.get(case.get("status"), "skipped")
             # CTest's name has the parameter's value behind it; gtest's own report, which the VM gives, does not.
             name = case.get("name").split("  # GetParam()")[0]
-            self.rows.append(Row(place, "unit", name, outcome))
-        if not passed and not any(row.outcome == "failed" for row in self.rows[before:]):
-            self.rows.append(Row(place, "ctest", "ctest", "failed", "exit code"))
+            rows.append(Row(place, "unit", name, outcome, complaint(case) if outcome == "failed" else ""))
+        return rows, passed
 
     # The VM
 
@@ -133,11 +169,21 @@ class Run:
         return True
 
     def vm(self, kernel, kind, patterns):
+        rows = self.vm_to_its_end(kernel, kind, patterns)
+        repeat = worth_repeating(rows)
+        if not repeat:
+            return rows
+        names = [row.name for row in repeat]
+        self.say(f"vm {kernel} {kind}: once more, in a new VM: {' '.join(names)}")
+        again, _ = self.vm_once(kernel, kind, names, f"vm {kernel} {kind} repeated")
+        return with_second_run(rows, again)
+
+    def vm_to_its_end(self, kernel, kind, patterns):
         rows, ended = self.vm_once(kernel, kind, patterns, f"vm {kernel} {kind}")
         if ended:
             return rows
         # The emulated host died or stood still, which emulation can do by itself (see --cpus of scripts/vm). What was not
-        # reported is run once more in a new one; a test that failed is never run again.
+        # reported is run in a new one.
         done = {row.name for row in rows}
         rest = [name for name in self.end_to_end_names(patterns) if name not in done] if kind == "end-to-end" else patterns
         if kind == "end-to-end" and not rest:
@@ -224,15 +270,19 @@ class Run:
         order = {"passed": 0, "failed": 1, "skipped": 2}
         table = {}
         for row in self.rows:
-            counts = table.setdefault((row.place, row.suite), [0, 0, 0])
+            counts = table.setdefault((row.place, row.suite), [0, 0, 0, 0])
             counts[order[row.outcome]] += 1
-        print(f"\n{'place':18}{'suite':12}{'ran':>6}{'passed':>8}{'failed':>8}{'skipped':>9}")
-        for (place, suite), (passed, failed, skipped) in table.items():
-            print(f"{place:18}{suite:12}{passed + failed:6}{passed:8}{failed:8}{skipped:9}")
+            counts[3] += row.repeated
+        print(f"\n{'place':18}{'suite':12}{'ran':>6}{'passed':>8}{'failed':>8}{'skipped':>9}{'repeated':>10}")
+        for (place, suite), (passed, failed, skipped, repeated) in table.items():
+            print(f"{place:18}{suite:12}{passed + failed:6}{passed:8}{failed:8}{skipped:9}{repeated:10}")
         print()
         for row in self.rows:
             if row.outcome == "failed":
                 print(f"failed: {row.place}: {row.name}" + (f": {row.detail.splitlines()[0]}" if row.detail else ""))
+            elif row.repeated:
+                print(f"repeated, passed: {row.place}: {row.name}\n    "
+                      + "\n    ".join(row.detail[row.detail.index("the first time: "):].splitlines()[:12]))
         complete = not self.options.stage and not self.options.vm and not self.options.test
         nowhere = 0
         if complete:
@@ -244,6 +294,13 @@ class Run:
         failed = count["failed"] + nowhere
         print(f"\n{count['passed']} passed, {failed} failed, {count['skipped']} skipped", flush=True)
         return failed or not count["passed"]
+
+
+def complaint(case):
+    """What a failed test of CTest's report said, from its first complaint on."""
+    said = case.findtext("system-out") or ""
+    begin = re.search(rf"^.*(: Failure$|{SANITIZER_SPEAKS.pattern})", said, re.MULTILINE)
+    return said[begin.start():] if begin else "\n".join(said.splitlines()[-5:])
 
 
 def gtest_rows(report, place):
@@ -260,7 +317,8 @@ def gtest_rows(report, place):
                 outcome = "failed"
             else:
                 outcome = "skipped" if test.get("result") == "SKIPPED" else "passed"
-            rows.append(Row(place, "unit", f"{suite['name']}.{test['name']}", outcome))
+            detail = "\n".join(failure["failure"] for failure in test.get("failures", []))
+            rows.append(Row(place, "unit", f"{suite['name']}.{test['name']}", outcome, detail))
     return rows
 
 

@@ -13,6 +13,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -310,6 +311,9 @@ int Serve(const std::vector<Address>& addresses) {
       const int fd = accept4(listeners[i].fd, nullptr, nullptr, SOCK_CLOEXEC);
       if (fd < 0) continue;
       if (fork() == 0) {
+        // Not to outlive the server, nor to keep its addresses.
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (const pollfd& listener : listeners) close(listener.fd);
         const timeval limit = {.tv_sec = kSilenceLimitS, .tv_usec = 0};
         setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
         Receive(fd, addresses[i].text);
@@ -349,7 +353,14 @@ int Send(const Address& to, uint64_t byte_limit, size_t chunk_bytes) {
   return 1;
 }
 
-// Numbered datagrams at a fixed rate; what comes back is compared with what went.
+// Datagrams under way at once. A machine that stood still for a second would else be sent a
+// second's worth in one burst, which overflows the queues of any network.
+constexpr uint64_t kWindow = 64;
+// After this without an answer, those under way are taken for lost.
+constexpr auto kAnswerLimit = std::chrono::seconds(1);
+
+// Numbered datagrams at a fixed rate, or slower where the answers are; what comes back is compared
+// with what went.
 int Ping(const Address& to, uint64_t rate) {
   using Clock = std::chrono::steady_clock;
   constexpr auto kLastWait = std::chrono::seconds(5);
@@ -360,19 +371,21 @@ int Ping(const Address& to, uint64_t rate) {
   uint64_t twice = 0;
   uint64_t reordered = 0;
   uint64_t highest = 0;
+  uint64_t answered = 0;  // all before are, or are lost
   Clock::duration longest_gap{};
-  const Clock::time_point start = Clock::now();
-  Clock::time_point last = start;
-  Clock::time_point stopped_at{};
   const Clock::duration interval =
       std::chrono::nanoseconds(1'000'000'000 / static_cast<int64_t>(rate));
+  Clock::time_point due = Clock::now();
+  Clock::time_point last = due;
+  Clock::time_point stopped_at{};
   while (true) {
     const Clock::time_point now = Clock::now();
     const bool sending = g_stop == 0;
     if (!sending && stopped_at == Clock::time_point{}) stopped_at = now;
     if (!sending && (back == seen.size() || now - stopped_at > kLastWait)) break;
-    const Clock::time_point due = start + interval * static_cast<int64_t>(seen.size());
-    if (sending && now >= due) {
+    const bool has_room = seen.size() - answered < kWindow || now - last > kAnswerLimit;
+    if (sending && has_room && now >= due) {
+      due += interval;
       const uint64_t number = seen.size();
       if (send(fd, &number, sizeof(number), MSG_NOSIGNAL) != sizeof(number)) {
         Fail(to.text + ": send " + std::to_string(number));
@@ -392,10 +405,10 @@ int Ping(const Address& to, uint64_t rate) {
       ++back;
       if (number < highest) ++reordered;
       highest = std::max(highest, number);
+      answered = highest + 1;
     }
     const Clock::duration next =
-        sending ? start + interval * static_cast<int64_t>(seen.size()) - Clock::now()
-                : std::chrono::milliseconds(10);
+        sending && has_room ? due - Clock::now() : std::chrono::milliseconds(10);
     if (next.count() <= 0) continue;
     const timespec wait = {.tv_sec = 0, .tv_nsec = std::min<int64_t>(next.count(), 10'000'000)};
     pollfd readable = {.fd = fd, .events = POLLIN, .revents = 0};

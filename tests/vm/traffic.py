@@ -95,22 +95,25 @@ def all_paths(guest, host, amount="4M"):
 
 
 class Numbered:
-    """Numbered datagrams from the guest to the host and back, for as long as the block lasts."""
+    """Numbered datagrams from one CPU of the guest to the host and back, for as long as the block lasts. The guest's driver
+    picks the queue by the CPU: what changes CPUs also changes queues, between which there is no order."""
 
-    def __init__(self, guest, rate, is_judged=True):
-        self.guest, self.rate, self.is_judged = guest, rate, is_judged
+    def __init__(self, guest, rate, cpu=0, is_judged=True):
+        self.guest, self.rate, self.cpu, self.is_judged = guest, rate, cpu, is_judged
+        self.path = f"/tmp/numbered.{cpu}"
         self.facts = {}
 
     def __enter__(self):
-        self.guest.run(f"stream ping-until-term udp:{HOST_IP}:{UDP_PORT} {self.rate} >/tmp/numbered 2>&1 & echo $! >/tmp/numbered.id")
+        self.guest.run(f"taskset {1 << self.cpu:x} stream ping-until-term udp:{HOST_IP}:{UDP_PORT} {self.rate} "
+                       f">{self.path} 2>&1 & echo $! >{self.path}.id")
         return self
 
     def __exit__(self, kind, *_):
         if kind:
             return
-        self.guest.run("kill $(cat /tmp/numbered.id)")
-        self.guest.run("while [ -d /proc/$(cat /tmp/numbered.id) ]; do usleep 50000; done", limit_s=LIMIT_S)
-        text = self.guest.run("cat /tmp/numbered")
+        self.guest.run(f"kill $(cat {self.path}.id)")
+        self.guest.run(f"while [ -d /proc/$(cat {self.path}.id) ]; do usleep 50000; done", limit_s=LIMIT_S)
+        text = self.guest.run(f"cat {self.path}")
         self.facts = {key: float(value) for key, value in re.findall(r"(\w+)=([0-9.]+)", text)}
         self.is_whole = not any(self.facts.get(key) for key in ("lost", "twice", "reordered"))
         if not self.facts.get("sent") or (self.is_judged and not self.is_whole):

@@ -28,6 +28,7 @@ class Devices:
     queue_pairs: int = 1
     offload: str = "require"  # the policy of both: require, prefer or never
     packed: bool = False
+    fifo: bool = False  # network queues of guest and host that drop nothing on their own
 
     def __str__(self):
         return f"net-{self.net}-{self.queue_pairs}q-vsock-{self.vsock}"
@@ -42,6 +43,11 @@ class Images:
 # scripts/vm may know of something that guests on its host need.
 COMMAND_LINE = " ".join(["console=ttyS0 quiet panic=-1", f"libvhost.agent libvhost.ip={GUEST_IP}/24",
                          os.environ.get("VM_GUEST_APPEND", "")])
+
+
+def command_line(devices):
+    # Debian's default, fq_codel, drops what has waited for long, as everything has on a slow machine.
+    return COMMAND_LINE + (" sysctl.net.core.default_qdisc=pfifo_fast" if devices.fifo else "")
 
 
 class Control:
@@ -89,7 +95,7 @@ class Reference:
         if devices.offload != "require":
             vsock += f",uds-path={self.uds_path}"
         return [
-            self.program, "--kernel", images.kernel, "--initrd", images.initramfs, "--append", COMMAND_LINE,
+            self.program, "--kernel", images.kernel, "--initrd", images.initramfs, "--append", command_line(devices),
             "--memory", "256M", "--cpus", str(CPUS), "--control-socket", self.socket,
             "--device", net, "--device", vsock,
         ]
@@ -121,21 +127,23 @@ class Qemu:
         return [
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
             "-machine", "q35", "-accel", "kvm", "-cpu", "host", "-smp", str(CPUS), "-m", "256M",
-            "-kernel", images.kernel, "-initrd", images.initramfs, "-append", COMMAND_LINE,
+            "-kernel", images.kernel, "-initrd", images.initramfs, "-append", command_line(devices),
             "-netdev", f"tap,id=net0,ifname={TAP},script=no,downscript=no,vhost=on{queues}",
             "-device", f"virtio-net-pci,netdev=net0,mac=52:54:00:12:34:56,disable-legacy=on{multi}",
             "-device", f"vhost-vsock-pci,guest-cid={GUEST_CID},disable-legacy=on",
         ]
 
 
-def make_tap(queue_pairs):
+def make_tap(devices):
     """Makes tap0 anew, as an administrator would for a VMM without privileges, and gives the host its address."""
     commands = [
-        f"ip tuntap add {TAP} mode tap vnet_hdr" + (" multi_queue" if queue_pairs > 1 else ""),
+        f"ip tuntap add {TAP} mode tap vnet_hdr" + (" multi_queue" if devices.queue_pairs > 1 else ""),
         f"ip address add {HOST_IP}/24 dev {TAP}",
         # Nobody holds a sender back when the TAP's queue is full: what does not fit is lost.
         f"ip link set {TAP} txqueuelen 10000 up",
     ]
+    if devices.fifo:
+        commands.append(f"tc qdisc replace dev {TAP} root pfifo limit 10000")
     remove_tap()
     for command in commands:
         subprocess.run(command.split(), check=True, timeout=30)
