@@ -238,29 +238,36 @@ void VsockLink::OnEvents(uint32_t events) {
   if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) may_write = true;
 }
 
-void VsockLink::Settle() {
+kernel_abi::UniqueFd VsockLink::Settle() {
   if (connection.state() == State::kEstablished && fd_.valid()) {
     const uint32_t guest = connection.peer_shutdown();
-    if ((guest & kernel_abi::kVsockShutdownReceive) != 0 && !read_ended_) {
-      read_ended_ = true;
-      message_ = {};
-      message_sent_ = 0;
-      shutdown(fd_.get(), SHUT_RD);
-    }
-    // An unfinished message is none, and stays behind.
-    if ((guest & kernel_abi::kVsockShutdownSend) != 0 && !write_ended_ && !has_to_write()) {
-      write_ended_ = true;
-      shutdown(fd_.get(), SHUT_WR);
-    }
     if (guest == kShutdownBoth && !has_to_write()) {
       connection.Reset();
-    } else if (hung_up_ && read_ended_) {
-      // The process is gone; or both directions have ended, and nothing can follow either way.
-      connection.HostShutdown(/*send=*/true, /*receive=*/true);
+    } else {
+      EndWhatTheGuestEnded(guest);
+      if (hung_up_ && read_ended_) {
+        // The process is gone; or both directions have ended, and nothing can follow either way.
+        connection.HostShutdown(/*send=*/true, /*receive=*/true);
+      }
     }
   }
-  if (connection.state() == State::kClosing || connection.state() == State::kResetting) {
-    CloseSocket();
+  if (connection.state() != State::kClosing && connection.state() != State::kResetting) return {};
+  kernel_abi::UniqueFd socket = std::move(fd_);
+  CloseSocket();
+  return socket;
+}
+
+void VsockLink::EndWhatTheGuestEnded(uint32_t shutdown_flags) {
+  if ((shutdown_flags & kernel_abi::kVsockShutdownReceive) != 0 && !read_ended_) {
+    read_ended_ = true;
+    message_ = {};
+    message_sent_ = 0;
+    shutdown(fd_.get(), SHUT_RD);
+  }
+  // An unfinished message is none, and stays behind.
+  if ((shutdown_flags & kernel_abi::kVsockShutdownSend) != 0 && !write_ended_ && !has_to_write()) {
+    write_ended_ = true;
+    shutdown(fd_.get(), SHUT_WR);
   }
 }
 

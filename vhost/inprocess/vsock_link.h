@@ -72,7 +72,9 @@ class VsockLink {
   // ---- The socket ----
   // Brings the socket to where the connection is: shuts down what the guest has shut down, closes
   // it where nothing more will come, tells the connection that the host's process went away.
-  void Settle();
+  // Returns a socket that has ended, to be closed when the guest has been told: a process that sees
+  // the end may count on the guest's knowing it.
+  [[nodiscard]] kernel_abi::UniqueFd Settle();
   void OnEvents(uint32_t events);
   void SetSocket(kernel_abi::UniqueFd fd) { fd_ = std::move(fd); }
   void CloseSocket();
@@ -108,6 +110,7 @@ class VsockLink {
   // Bytes that the socket took; 0 if none now. nullopt: it takes none any more.
   std::optional<uint32_t> Write(std::span<const iovec> pieces);
   void WriteEnded();
+  void EndWhatTheGuestEnded(uint32_t shutdown_flags);
   void ReadFailed();
 
   kernel_abi::UniqueFd fd_;

@@ -83,6 +83,7 @@ bool VsockMux::Poll() {
   worked |= RunDeadlines();
   worked |= ServeTransmit();
   worked |= ServeReceive();
+  ended_.clear();
   return worked;
 }
 
@@ -236,7 +237,7 @@ VsockLink* VsockMux::AddLink(uint64_t id, const VsockConnection& connection, Uni
 
 void VsockMux::Settle(VsockLink& link) {
   const uint32_t before = link.backlog().bytes();
-  link.Settle();
+  if (kernel_abi::UniqueFd ended = link.Settle(); ended.valid()) ended_.push_back(std::move(ended));
   stats_.buffered_bytes -= before - link.backlog().bytes();
   if (link.counted_half_open && !link.connection.is_half_open()) {
     link.counted_half_open = false;
@@ -314,6 +315,7 @@ void VsockMux::DropConnections() {
   by_ports_.clear();
   std::erase_if(deadlines_, [this](const auto& entry) { return links_.contains(entry.second); });
   links_.clear();
+  ended_.clear();
   resets_.clear();
   reserved_bytes_ = 0;
   requested_ = dialling_ = 0;

@@ -190,6 +190,7 @@ class VsockMux {
   std::set<std::pair<Clock::time_point, uint64_t>> deadlines_;  // of links and clients, by id
   std::list<VsockLink*> waiting_;  // those that have something for the guest
   std::deque<VsockHeader> resets_;
+  std::vector<kernel_abi::UniqueFd> ended_;  // sockets to close once the guest has been told
   uint64_t reserved_bytes_ = 0;
   size_t requested_ = 0;
   size_t dialling_ = 0;
