@@ -234,7 +234,7 @@ BackendSelector::Moved BackendSelector::MoveTo(Backend& to, BackendStart& start,
     return static_cast<uint64_t>(
         std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - stopped_at).count());
   };
-  for (const StoppedVring& stopped : from.Stop()) {
+  for (const StoppedVring& stopped : from.BeginStop()) {
     for (BackendVring& vring : start.vrings) {
       if (vring.queue == stopped.queue) vring.base = stopped.base;
     }
@@ -243,6 +243,7 @@ BackendSelector::Moved BackendSelector::MoveTo(Backend& to, BackendStart& start,
   status = target.backend->Start(start);
   if (status.ok()) {
     const uint64_t stopped_us = elapsed_us();
+    from.FinishStop();
     target.was_started = true;
     target.why_not = absl::OkStatus();
     running_ = target.backend.get();
@@ -264,6 +265,7 @@ BackendSelector::Moved BackendSelector::MoveTo(Backend& to, BackendStart& start,
     running_ = &from;
     return {.status = status, .stopped_us = stopped_us};
   }
+  from.FinishStop();
   CandidateOf(from).why_not = undo;
   return {.status = kernel_abi::AddAdvice(
               status, absl::StrCat("and back: ", std::string(About(from.kind(), undo).message()))),

@@ -226,13 +226,14 @@ absl::Status InProcessNetBackend::StartOne(const BackendVring& vring, const Runn
   return context(status);
 }
 
-absl::Status InProcessNetBackend::Start(const BackendStart& start) {
+absl::Status InProcessNetBackend::CheckStart(const BackendStart& start) const {
   if (running_.has_value()) {
     return absl::FailedPreconditionError("the in-process backend is running");
   }
   for (const BackendVring& vring : start.vrings) {
     if (absl::Status status = CheckQueue(vring.queue); !status.ok()) return status;
   }
+  if (prepared_ == start.acked) return absl::OkStatus();
   std::vector<bool> checked(pairs_.size());
   for (const BackendVring& vring : start.vrings) {
     const size_t pair = static_cast<size_t>(vring.queue) / 2;
@@ -240,6 +241,20 @@ absl::Status InProcessNetBackend::Start(const BackendStart& start) {
     checked[pair] = true;
     if (absl::Status status = CheckTap(pair, start.acked); !status.ok()) return status;
   }
+  return absl::OkStatus();
+}
+
+absl::Status InProcessNetBackend::Prepare(const BackendStart& start) {
+  prepared_.reset();
+  absl::Status status = CheckStart(start);
+  if (status.ok()) prepared_ = start.acked;
+  return status;
+}
+
+absl::Status InProcessNetBackend::Start(const BackendStart& start) {
+  absl::Status check = CheckStart(start);
+  prepared_.reset();
+  if (!check.ok()) return check;
   if (absl::Status status = SetExtraOffloads(ExtraOffloads(start.acked)); !status.ok()) {
     return status;
   }

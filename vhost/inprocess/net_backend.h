@@ -53,6 +53,8 @@ class InProcessNetBackend final : public Backend {
   BackendKind kind() const override { return BackendKind::kInProcess; }
   VirtioFeatures Supported(VirtioFeatures wanted) const override;
   absl::Status CheckMemory(const MemoryTable& memory) const override;
+  // Looks at the TAP, so that the start after it need not.
+  absl::Status Prepare(const BackendStart& start) override;
   absl::Status Start(const BackendStart& start) override;
   std::vector<StoppedVring> Stop() override;
   absl::Status StartVring(const BackendVring& vring) override;
@@ -80,6 +82,7 @@ class InProcessNetBackend final : public Backend {
   absl::Status CheckTap(size_t pair, VirtioFeatures acked) const;
   // The most that a frame of this TAP may have now; 0: not to be found out.
   size_t MostFrameBytes(size_t pair) const;
+  absl::Status CheckStart(const BackendStart& start) const;
   absl::Status StartOne(const BackendVring& vring, const Running& with);
   unsigned ExtraOffloads(VirtioFeatures acked) const;
   absl::Status SetExtraOffloads(unsigned offloads);
@@ -89,6 +92,7 @@ class InProcessNetBackend final : public Backend {
   const InProcessNetOptions options_;
   std::vector<std::unique_ptr<Pair>> pairs_;
   std::optional<Running> running_;
+  std::optional<VirtioFeatures> prepared_;  // what the next start was prepared for
   unsigned extra_offloads_ = 0;
   uint64_t memory_updates_ = 0;
 };

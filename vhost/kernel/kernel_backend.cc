@@ -125,6 +125,7 @@ absl::Status KernelBackend::CheckStart(const BackendStart& start) const {
 
 absl::Status KernelBackend::Prepare(const BackendStart& start) {
   if (absl::Status status = CheckStart(start); !status.ok()) return status;
+  FinishStop();
   for (const BackendVring& vring : start.vrings) {
     const size_t node = NodeOf(vring.queue);
     const absl::StatusOr<VhostFeatures> own = PrepareNode(node, start.acked);
@@ -140,6 +141,7 @@ absl::Status KernelBackend::Prepare(const BackendStart& start) {
 
 absl::Status KernelBackend::Start(const BackendStart& start) {
   if (absl::Status status = CheckStart(start); !status.ok()) return status;
+  FinishStop();
   const Running running{.acked = start.acked, .memory = start.memory};
   absl::Cleanup undo = [this] {
     for (Unit& unit : units_) unit.device->Stop();
@@ -158,14 +160,26 @@ absl::Status KernelBackend::Start(const BackendStart& start) {
   return absl::OkStatus();
 }
 
-std::vector<StoppedVring> KernelBackend::Stop() {
+std::vector<StoppedVring> KernelBackend::BeginStop() {
   std::vector<StoppedVring> stopped;
   for (size_t node = 0; node < units_.size(); ++node) {
-    for (const StoppedVhostVring& vring : units_[node].device->Stop()) {
+    for (const StoppedVhostVring& vring : units_[node].device->Suspend()) {
       stopped.push_back({QueueOf(node, vring.index), vring.base});
     }
   }
   running_.reset();
+  return stopped;
+}
+
+void KernelBackend::FinishStop() {
+  if (running_.has_value()) return;
+  for (Unit& unit : units_) unit.device->TakeDownAll();
+}
+
+std::vector<StoppedVring> KernelBackend::Stop() {
+  std::vector<StoppedVring> stopped;
+  if (running_.has_value()) stopped = BeginStop();
+  FinishStop();
   return stopped;
 }
 

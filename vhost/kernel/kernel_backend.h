@@ -56,6 +56,10 @@ class KernelBackend : public Backend {
   absl::Status Prepare(const BackendStart& start) override;
   absl::Status Start(const BackendStart& start) override;
   std::vector<StoppedVring> Stop() override;
+  // Leaves the eventfds with vhost for now: to take one back waits for the worker. It is woken by
+  // kicks meanwhile, and finds nothing to serve.
+  std::vector<StoppedVring> BeginStop() override;
+  void FinishStop() override;
   absl::Status StartVring(const BackendVring& vring) override;
   absl::StatusOr<VringBase> StopVring(int queue) override;
   absl::Status SetMemory(const std::shared_ptr<const MemoryTable>& memory) override;

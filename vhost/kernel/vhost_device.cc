@@ -214,11 +214,20 @@ void VhostDevice::TakeDown(uint32_t index) {
   slot.ring.reset();
 }
 
-StoppedVringList VhostDevice::Stop() {
+StoppedVringList VhostDevice::Suspend() {
   Detach(ServedVrings());
   StoppedVringList stopped;
   for (uint32_t index : SetUpVrings()) stopped.push_back({index, BaseOf(index)});
-  for (const StoppedVhostVring& vring : stopped) TakeDown(vring.index);
+  return stopped;
+}
+
+void VhostDevice::TakeDownAll() {
+  for (uint32_t index : SetUpVrings()) TakeDown(index);
+}
+
+StoppedVringList VhostDevice::Stop() {
+  StoppedVringList stopped = Suspend();
+  TakeDownAll();
   return stopped;
 }
 

@@ -98,6 +98,10 @@ class VhostDevice {
   absl::Status Attach();
   // Makes all rings idle. Returns where each of those that were set up goes on.
   StoppedVringList Stop();
+  // The first part of that: no ring is served any more, and all stay set up. TakeDownAll makes them
+  // idle.
+  StoppedVringList Suspend();
+  void TakeDownAll();
   // Makes one ring idle, while the others are served on. NOT_FOUND if it is not set up.
   absl::StatusOr<VringBase> StopVring(uint32_t index);
 
