@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "absl/container/inlined_vector.h"
 #include "kernel-abi/system_error.h"
 
 namespace kernel_abi {
@@ -38,6 +39,16 @@ void EventFd::SignalEventFd(Kernel& kernel, int fd) {
 bool EventFd::DrainEventFd(Kernel& kernel, int fd) {
   uint64_t count = 0;
   return IsEventFdSignalled(fd) && kernel.Read(fd, &count, sizeof(count)) == sizeof(count);
+}
+
+void EventFd::DrainEventFds(Kernel& kernel, std::span<const int> fds) {
+  absl::InlinedVector<pollfd, 8> waiting;
+  for (int fd : fds) waiting.push_back({.fd = fd, .events = POLLIN, .revents = 0});
+  if (::poll(waiting.data(), waiting.size(), 0) <= 0) return;
+  for (const pollfd& one : waiting) {
+    uint64_t count = 0;
+    if ((one.revents & POLLIN) != 0) (void)kernel.Read(one.fd, &count, sizeof(count));
+  }
 }
 
 bool EventFd::IsEventFdSignalled(int fd) {

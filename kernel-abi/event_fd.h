@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 #pragma once
 
+#include <span>
+
 #include "absl/status/statusor.h"
 #include "kernel-abi/kernel.h"
 #include "kernel-abi/unique_fd.h"
@@ -27,6 +29,8 @@ class EventFd {
   // Asks poll(2) first, so that a blocking eventfd does not block either.
   static bool DrainEventFd(Kernel& kernel, int fd);
   static bool IsEventFdSignalled(int fd);
+  // All of these: one poll(2) finds those that are signalled, as a rule none.
+  static void DrainEventFds(Kernel& kernel, std::span<const int> fds);
 
  private:
   Kernel* kernel_;

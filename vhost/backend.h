@@ -77,8 +77,8 @@ class Backend {
   virtual absl::Status CheckMemory(const MemoryTable& memory) const = 0;
 
   // What a Start like `start` (bases apart) can have done ahead, while another backend still serves
-  // those vrings: threads, features, the memory table. No ring is touched. It need not be called,
-  // and no Start need follow. FAILED_PRECONDITION if running.
+  // those vrings: threads, features, the memory table, where the rings lie. No ring is touched. It
+  // need not be called, and no Start need follow. FAILED_PRECONDITION if running.
   virtual absl::Status Prepare(const BackendStart& start) {
     static_cast<void>(start);
     return absl::OkStatus();

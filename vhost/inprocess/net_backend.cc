@@ -180,7 +180,8 @@ absl::Status InProcessNetBackend::SetExtraOffloads(unsigned offloads) {
 
 // ---- Starting and stopping ---------------------------------------------------------------------
 
-absl::Status InProcessNetBackend::StartOne(const BackendVring& vring, const Running& with) {
+absl::Status InProcessNetBackend::StartOne(const BackendVring& vring, const Running& with,
+                                           size_t most_frame_bytes) {
   if (absl::Status status = CheckQueue(vring.queue); !status.ok()) return status;
   NetPair& pair = PairOf(vring.queue).net;
   const bool transmit = vring.queue % 2 == 1;
@@ -209,18 +210,17 @@ absl::Status InProcessNetBackend::StartOne(const BackendVring& vring, const Runn
     }
     pair.thread().Call([&] { status = pair.StartTransmit(vring, std::move(queue), options); });
   } else {
-    const ReceiveQueue::Options options{
-        .tap_fd = tap_fd,
-        .header_bytes = header_bytes,
-        .mergeable = with.acked.Has(kNetMrgRxbuf),
-        .large = !(with.acked & kToGuestSegmentation).empty(),
-        .most_frame_bytes = MostFrameBytes(static_cast<size_t>(vring.queue) / 2),
-        .take_all = extra_offloads_ == 0,
-        .takes_partial_checksums = with.acked.Has(kNetGuestCsum),
-        .takes_tso4 = with.acked.Has(kNetGuestTso4),
-        .takes_tso6 = with.acked.Has(kNetGuestTso6),
-        .takes_uso4 = with.acked.Has(kNetGuestUso4),
-        .takes_uso6 = with.acked.Has(kNetGuestUso6)};
+    const ReceiveQueue::Options options{.tap_fd = tap_fd,
+                                        .header_bytes = header_bytes,
+                                        .mergeable = with.acked.Has(kNetMrgRxbuf),
+                                        .large = !(with.acked & kToGuestSegmentation).empty(),
+                                        .most_frame_bytes = most_frame_bytes,
+                                        .take_all = extra_offloads_ == 0,
+                                        .takes_partial_checksums = with.acked.Has(kNetGuestCsum),
+                                        .takes_tso4 = with.acked.Has(kNetGuestTso4),
+                                        .takes_tso6 = with.acked.Has(kNetGuestTso6),
+                                        .takes_uso4 = with.acked.Has(kNetGuestUso4),
+                                        .takes_uso6 = with.acked.Has(kNetGuestUso6)};
     pair.thread().Call([&] { status = pair.StartReceive(vring, std::move(queue), options); });
   }
   return context(status);
@@ -233,7 +233,7 @@ absl::Status InProcessNetBackend::CheckStart(const BackendStart& start) const {
   for (const BackendVring& vring : start.vrings) {
     if (absl::Status status = CheckQueue(vring.queue); !status.ok()) return status;
   }
-  if (prepared_ == start.acked) return absl::OkStatus();
+  if (prepared_.has_value() && prepared_->acked == start.acked) return absl::OkStatus();
   std::vector<bool> checked(pairs_.size());
   for (const BackendVring& vring : start.vrings) {
     const size_t pair = static_cast<size_t>(vring.queue) / 2;
@@ -247,20 +247,27 @@ absl::Status InProcessNetBackend::CheckStart(const BackendStart& start) const {
 absl::Status InProcessNetBackend::Prepare(const BackendStart& start) {
   prepared_.reset();
   absl::Status status = CheckStart(start);
-  if (status.ok()) prepared_ = start.acked;
+  if (!status.ok()) return status;
+  prepared_ = Prepared{.acked = start.acked, .most_frame_bytes = {}};
+  for (size_t pair = 0; pair < pairs_.size(); ++pair) {
+    prepared_->most_frame_bytes.push_back(MostFrameBytes(pair));
+  }
   return status;
 }
 
 absl::Status InProcessNetBackend::Start(const BackendStart& start) {
   absl::Status check = CheckStart(start);
-  prepared_.reset();
+  const std::optional<Prepared> prepared = std::exchange(prepared_, std::nullopt);
   if (!check.ok()) return check;
   if (absl::Status status = SetExtraOffloads(ExtraOffloads(start.acked)); !status.ok()) {
     return status;
   }
   running_ = Running{.acked = start.acked, .memory = start.memory};
   for (const BackendVring& vring : start.vrings) {
-    absl::Status status = StartOne(vring, *running_);
+    const size_t pair = static_cast<size_t>(vring.queue) / 2;
+    absl::Status status =
+        StartOne(vring, *running_,
+                 prepared.has_value() ? prepared->most_frame_bytes[pair] : MostFrameBytes(pair));
     if (status.ok()) continue;
     Stop();
     return status;
@@ -290,8 +297,9 @@ absl::Status InProcessNetBackend::StartVring(const BackendVring& vring) {
     return absl::FailedPreconditionError("the in-process backend is not running");
   }
   if (absl::Status status = CheckQueue(vring.queue); !status.ok()) return status;
-  absl::Status status = CheckTap(static_cast<size_t>(vring.queue) / 2, running_->acked);
-  return status.ok() ? StartOne(vring, *running_) : status;
+  const size_t pair = static_cast<size_t>(vring.queue) / 2;
+  absl::Status status = CheckTap(pair, running_->acked);
+  return status.ok() ? StartOne(vring, *running_, MostFrameBytes(pair)) : status;
 }
 
 absl::StatusOr<VringBase> InProcessNetBackend::StopVring(int queue) {

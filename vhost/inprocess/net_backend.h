@@ -77,13 +77,19 @@ class InProcessNetBackend final : public Backend {
     std::shared_ptr<const MemoryTable> memory;
   };
 
+  // What was looked up for the next start, while another backend served.
+  struct Prepared {
+    VirtioFeatures acked;
+    std::vector<size_t> most_frame_bytes;  // by queue pair
+  };
+
   InProcessNetBackend(kernel_abi::Kernel& kernel, InProcessNetOptions options);
   absl::Status CheckQueue(int queue) const;
   absl::Status CheckTap(size_t pair, VirtioFeatures acked) const;
   // The most that a frame of this TAP may have now; 0: not to be found out.
   size_t MostFrameBytes(size_t pair) const;
   absl::Status CheckStart(const BackendStart& start) const;
-  absl::Status StartOne(const BackendVring& vring, const Running& with);
+  absl::Status StartOne(const BackendVring& vring, const Running& with, size_t most_frame_bytes);
   unsigned ExtraOffloads(VirtioFeatures acked) const;
   absl::Status SetExtraOffloads(unsigned offloads);
   Pair& PairOf(int queue) const { return *pairs_[static_cast<size_t>(queue) / 2]; }
@@ -92,7 +98,7 @@ class InProcessNetBackend final : public Backend {
   const InProcessNetOptions options_;
   std::vector<std::unique_ptr<Pair>> pairs_;
   std::optional<Running> running_;
-  std::optional<VirtioFeatures> prepared_;  // what the next start was prepared for
+  std::optional<Prepared> prepared_;
   unsigned extra_offloads_ = 0;
   uint64_t memory_updates_ = 0;
 };

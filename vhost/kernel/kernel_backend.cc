@@ -94,11 +94,7 @@ absl::Status KernelBackend::PrepareVrings(size_t node, const Running& with,
   VringList mine;
   for (const BackendVring& vring : vrings) {
     if (NodeOf(vring.queue) != node) continue;
-    mine.push_back({.index = IndexOf(vring.queue),
-                    .vring = vring.vring,
-                    .base = vring.base,
-                    .kick_fd = vring.kick_fd,
-                    .call_fd = vring.call_fd});
+    mine.push_back(ForNode(vring));
   }
   if (mine.empty()) return absl::OkStatus();
   Unit& unit = units_[node];
@@ -130,10 +126,11 @@ absl::Status KernelBackend::Prepare(const BackendStart& start) {
     const size_t node = NodeOf(vring.queue);
     const absl::StatusOr<VhostFeatures> own = PrepareNode(node, start.acked);
     if (!own.ok()) return own.status();
-    // Features and memory without rings: the start will find that the kernel has them.
+    // The start will find that the kernel has been told.
     Unit& unit = units_[node];
-    absl::Status status =
-        unit.device->Prepare(ToVhost(id_, start.acked, unit.node.offered) | *own, start.memory, {});
+    const VhostVring mine = ForNode(vring);
+    absl::Status status = unit.device->Announce(ToVhost(id_, start.acked, unit.node.offered) | *own,
+                                                start.memory, {&mine, 1});
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
@@ -142,7 +139,7 @@ absl::Status KernelBackend::Prepare(const BackendStart& start) {
 absl::Status KernelBackend::Start(const BackendStart& start) {
   if (absl::Status status = CheckStart(start); !status.ok()) return status;
   FinishStop();
-  const Running running{.acked = start.acked, .memory = start.memory};
+  Running running{.acked = start.acked, .memory = start.memory};
   absl::Cleanup undo = [this] {
     for (Unit& unit : units_) unit.device->Stop();
   };
@@ -156,12 +153,13 @@ absl::Status KernelBackend::Start(const BackendStart& start) {
     if (absl::Status status = unit.device->Attach(); !status.ok()) return status;
   }
   std::move(undo).Cancel();
-  running_ = running;
+  running_ = std::move(running);
   return absl::OkStatus();
 }
 
 std::vector<StoppedVring> KernelBackend::BeginStop() {
   std::vector<StoppedVring> stopped;
+  stopped.reserve(static_cast<size_t>(queue_count()));
   for (size_t node = 0; node < units_.size(); ++node) {
     for (const StoppedVhostVring& vring : units_[node].device->Suspend()) {
       stopped.push_back({QueueOf(node, vring.index), vring.base});

@@ -113,6 +113,13 @@ class KernelBackend : public Backend {
   int QueueOf(size_t node, uint32_t index) const {
     return static_cast<int>(node * vrings_per_node_ + index);
   }
+  VhostVring ForNode(const BackendVring& vring) const {
+    return {.index = IndexOf(vring.queue),
+            .vring = vring.vring,
+            .base = vring.base,
+            .kick_fd = vring.kick_fd,
+            .call_fd = vring.call_fd};
+  }
   // Sets up those of `vrings` that are of node `node`.
   absl::Status PrepareVrings(size_t node, const Running& with,
                              std::span<const BackendVring> vrings);

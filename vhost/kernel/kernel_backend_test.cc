@@ -20,6 +20,7 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
+using testing::SizeIs;
 
 class KernelBackendTest : public BackendTest {};
 
@@ -30,10 +31,10 @@ TEST_F(KernelBackendTest, OneQueuePairComesUpWithEighteenRequests) {
               ElementsAre("VHOST_GET_FEATURES", "VHOST_SET_OWNER", "VHOST_SET_FEATURES",
                           "VHOST_SET_MEM_TABLE",
                           // Receive ring, transmit ring.
-                          "VHOST_SET_VRING_NUM", "VHOST_SET_VRING_BASE", "VHOST_SET_VRING_ADDR",
-                          "VHOST_SET_VRING_ERR", "VHOST_SET_VRING_CALL", "VHOST_SET_VRING_KICK",
-                          "VHOST_SET_VRING_NUM", "VHOST_SET_VRING_BASE", "VHOST_SET_VRING_ADDR",
-                          "VHOST_SET_VRING_ERR", "VHOST_SET_VRING_CALL", "VHOST_SET_VRING_KICK",
+                          "VHOST_SET_VRING_NUM", "VHOST_SET_VRING_ADDR", "VHOST_SET_VRING_ERR",
+                          "VHOST_SET_VRING_NUM", "VHOST_SET_VRING_ADDR", "VHOST_SET_VRING_ERR",
+                          "VHOST_SET_VRING_BASE", "VHOST_SET_VRING_CALL", "VHOST_SET_VRING_KICK",
+                          "VHOST_SET_VRING_BASE", "VHOST_SET_VRING_CALL", "VHOST_SET_VRING_KICK",
                           "VHOST_NET_SET_BACKEND", "VHOST_NET_SET_BACKEND"));
 }
 
@@ -43,26 +44,66 @@ TEST_F(KernelBackendTest, RestartingTellsOnlyWhatChanged) {
   net->Stop();
   kernel_.ClearCalls();
   ASSERT_TRUE(net->Start(AllQueues()).ok());
-  // Features, table and error eventfds are what they were.
-  EXPECT_THAT(
-      VhostRequests(),
-      ElementsAre("VHOST_SET_VRING_NUM", "VHOST_SET_VRING_BASE", "VHOST_SET_VRING_ADDR",
-                  "VHOST_SET_VRING_CALL", "VHOST_SET_VRING_KICK", "VHOST_SET_VRING_NUM",
-                  "VHOST_SET_VRING_BASE", "VHOST_SET_VRING_ADDR", "VHOST_SET_VRING_CALL",
-                  "VHOST_SET_VRING_KICK", "VHOST_NET_SET_BACKEND", "VHOST_NET_SET_BACKEND"));
+  // Features, table, error eventfds and the rings' places are what they were.
+  EXPECT_THAT(VhostRequests(),
+              ElementsAre("VHOST_SET_VRING_BASE", "VHOST_SET_VRING_CALL", "VHOST_SET_VRING_KICK",
+                          "VHOST_SET_VRING_BASE", "VHOST_SET_VRING_CALL", "VHOST_SET_VRING_KICK",
+                          "VHOST_NET_SET_BACKEND", "VHOST_NET_SET_BACKEND"));
+}
+
+TEST_F(KernelBackendTest, ARingThatLiesElsewhereIsToldAnew) {
+  std::unique_ptr<NetBackend> net = MakeNet(1);
+  ASSERT_TRUE(net->Start(AllQueues()).ok());
+  net->Stop();
+  const fakes::DriverRing other(ram_, {.size = 16});
+  BackendStart start = AllQueues();
+  start.vrings[1].vring = *::vhost::Vring::Create(other.setup(), VringLayout::kSplit, *memory_);
+  kernel_.ClearCalls();
+  ASSERT_TRUE(net->Start(start).ok());
+  EXPECT_THAT(fakes::Names(kernel_.calls(), "VHOST_SET_VRING_NUM"), SizeIs(1));
+  EXPECT_THAT(fakes::Names(kernel_.calls(), "VHOST_SET_VRING_ADDR"), SizeIs(1));
+  EXPECT_EQ(vhost().vring(0).num, 64u);
+  EXPECT_EQ(vhost().vring(1).num, 16u);
+  EXPECT_EQ(vhost().vring(1).avail, reinterpret_cast<uintptr_t>(start.vrings[1].vring.driver()));
+}
+
+TEST_F(KernelBackendTest, AfterATableThatMovedARingItsPlaceIsLookedAtAgain) {
+  std::unique_ptr<NetBackend> net = MakeNet(1);
+  const BackendStart start = AllQueues();
+  ASSERT_TRUE(net->Start(start).ok());
+  net->Stop();
+  // The same guest addresses, elsewhere in this process.
+  fakes::GuestRam other;
+  BackendStart moved = start;
+  moved.memory = other.table();
+  EXPECT_EQ(net->Start(moved).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(net->Start(start).ok());
+}
+
+TEST_F(KernelBackendTest, AnErrorOfTheLastStartIsNotOneOfTheNext) {
+  std::unique_ptr<NetBackend> net = MakeNet(1);
+  ASSERT_TRUE(net->Start(AllQueues()).ok());
+  kernel_abi::EventFd::SignalEventFd(kernel_, net->error_fd(1));
+  net->Stop();
+  ASSERT_TRUE(net->Start(AllQueues()).ok());
+  EXPECT_FALSE(kernel_abi::EventFd::IsEventFdSignalled(net->error_fd(1)));
 }
 
 TEST_F(KernelBackendTest, PreparingTouchesNoRingAndLeavesLessForTheStart) {
   std::unique_ptr<NetBackend> net = MakeNet(1);
   kernel_.ClearCalls();
   ASSERT_TRUE(net->Prepare(AllQueues()).ok());
-  EXPECT_THAT(VhostRequests(), ElementsAre("VHOST_SET_FEATURES", "VHOST_SET_MEM_TABLE"));
+  EXPECT_THAT(VhostRequests(),
+              ElementsAre("VHOST_SET_FEATURES", "VHOST_SET_MEM_TABLE", "VHOST_SET_VRING_NUM",
+                          "VHOST_SET_VRING_ADDR", "VHOST_SET_VRING_ERR", "VHOST_SET_VRING_NUM",
+                          "VHOST_SET_VRING_ADDR", "VHOST_SET_VRING_ERR"));
   kernel_.ClearCalls();
   ASSERT_TRUE(net->Prepare(AllQueues()).ok());
   EXPECT_THAT(VhostRequests(), IsEmpty());
   ASSERT_TRUE(net->Start(AllQueues(7)).ok());
   EXPECT_THAT(VhostRequests(), Not(Contains("VHOST_SET_FEATURES")));
   EXPECT_THAT(VhostRequests(), Not(Contains("VHOST_SET_MEM_TABLE")));
+  EXPECT_THAT(VhostRequests(), Not(Contains("VHOST_SET_VRING_ADDR")));
   EXPECT_EQ(vhost().vring(1).last_avail, 7);
   EXPECT_EQ(net->Prepare(AllQueues()).code(), absl::StatusCode::kFailedPrecondition);
 }

@@ -54,7 +54,9 @@ std::vector<pid_t> ThreadsOfThisProcess() {
   return tids;
 }
 
-TidCounter::TidCounter() : loadavg_(::open("/proc/loadavg", O_RDONLY | O_CLOEXEC)) {
+TidCounter::TidCounter() : file_(::open("/proc/sys/kernel/ns_last_pid", O_RDONLY | O_CLOEXEC)) {
+  // The first says nothing else, and is there in kernels that can restore a process from a file.
+  if (!file_.valid()) file_.Reset(::open("/proc/loadavg", O_RDONLY | O_CLOEXEC));
   struct stat status {};
   tids_are_the_kernels_ =
       ::stat("/proc/self/ns/pid", &status) == 0 && status.st_ino == kInitialPidNamespace;
@@ -62,13 +64,9 @@ TidCounter::TidCounter() : loadavg_(::open("/proc/loadavg", O_RDONLY | O_CLOEXEC
 
 pid_t TidCounter::Last() const {
   char text[128];
-  const ssize_t length = loadavg_.valid() ? ::pread(loadavg_.get(), text, sizeof(text), 0) : -1;
+  const ssize_t length = file_.valid() ? ::pread(file_.get(), text, sizeof(text), 0) : -1;
   if (length <= 0) return 0;
-  // "0.20 0.18 0.12 1/80 11206"
-  const absl::string_view line =
-      absl::StripAsciiWhitespace(absl::string_view(text, static_cast<size_t>(length)));
-  pid_t tid = 0;
-  return absl::SimpleAtoi(line.substr(line.rfind(' ') + 1), &tid) ? tid : 0;
+  return internal::LastNumber(absl::string_view(text, static_cast<size_t>(length)));
 }
 
 std::string ThreadName(pid_t tid) {
@@ -101,6 +99,12 @@ std::optional<ThreadFacts> ReadThreadFacts(pid_t tid) {
 }
 
 namespace internal {
+
+pid_t LastNumber(absl::string_view text) {
+  while (!text.empty() && text.back() == '\n') text.remove_suffix(1);
+  pid_t number = 0;
+  return absl::SimpleAtoi(text.substr(text.rfind(' ') + 1), &number) ? number : 0;
+}
 
 std::optional<int> NiceFromStat(absl::string_view stat) {
   // Fields are counted from behind the name, which may hold spaces and parentheses: nice is the

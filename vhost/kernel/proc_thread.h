@@ -30,7 +30,7 @@ class TidCounter {
   bool tids_are_the_kernels() const { return tids_are_the_kernels_; }
 
  private:
-  kernel_abi::UniqueFd loadavg_;
+  kernel_abi::UniqueFd file_;
   bool tids_are_the_kernels_;
 };
 
@@ -49,6 +49,7 @@ std::optional<ThreadFacts> ReadThreadFacts(pid_t tid);
 
 namespace internal {
 // The pieces, for tests. `stat` and `status` are the contents of the files of these names.
+pid_t LastNumber(absl::string_view text);  // "0.20 0.18 0.12 1/80 11206\n"; 0 if there is none
 std::optional<int> NiceFromStat(absl::string_view stat);
 std::optional<std::string> AffinityFromStatus(absl::string_view status);
 std::optional<std::string> CgroupPath(absl::string_view cgroup);

@@ -23,6 +23,12 @@ bool SameToKernel(const MemoryTable& a, const MemoryTable& b) {
   });
 }
 
+bool SamePlace(const Vring& a, const Vring& b) {
+  return a.size() == b.size() && a.layout() == b.layout() && a.desc() == b.desc() &&
+         a.driver() == b.driver() && a.device() == b.device() && a.setup().desc == b.setup().desc &&
+         a.setup().driver == b.setup().driver && a.setup().device == b.setup().device;
+}
+
 absl::Status Moved(absl::string_view device, uint32_t index, const Vring& vring) {
   return absl::FailedPreconditionError(
       absl::StrCat(device, ": vring ", index, " (descriptors at guest address ",
@@ -37,6 +43,7 @@ absl::StatusOr<std::unique_ptr<VhostDevice>> VhostDevice::Create(kernel_abi::Ker
                                                                  uint32_t vring_count,
                                                                  uint32_t busyloop_us) {
   std::vector<Slot> slots;
+  slots.reserve(vring_count);
   for (uint32_t i = 0; i < vring_count; ++i) {
     absl::StatusOr<kernel_abi::EventFd> error = kernel_abi::EventFd::Create(kernel);
     if (!error.ok()) return kernel_abi::AddContext(error.status(), ops.name());
@@ -47,7 +54,7 @@ absl::StatusOr<std::unique_ptr<VhostDevice>> VhostDevice::Create(kernel_abi::Ker
 
 VhostDevice::~VhostDevice() { Stop(); }
 
-absl::Status VhostDevice::CheckVrings(const MemoryTable& memory,
+absl::Status VhostDevice::CheckVrings(const std::shared_ptr<const MemoryTable>& memory,
                                       std::span<const VhostVring> vrings) const {
   for (size_t i = 0; i < vrings.size(); ++i) {
     const VhostVring& vring = vrings[i];
@@ -66,17 +73,21 @@ absl::Status VhostDevice::CheckVrings(const MemoryTable& memory,
     if (vring.vring.layout() == VringLayout::kSplit && vring.base > kMaxSplitBase) {
       return refuse("base ", vring.base, " is beyond 65535");
     }
+    const Slot& slot = slots_[vring.index];
+    const bool is_known =
+        slot.place_is_checked && memory == table_ && SamePlace(*slot.place, vring.vring);
     // The addresses that the kernel gets are host addresses, and it takes any.
-    if (!vring.vring.SamePlaceIn(memory)) return Moved(ops_->name(), vring.index, vring.vring);
+    if (!is_known && !vring.vring.SamePlaceIn(*memory))
+      return Moved(ops_->name(), vring.index, vring.vring);
   }
   return absl::OkStatus();
 }
 
-absl::Status VhostDevice::Prepare(VhostFeatures features,
-                                  const std::shared_ptr<const MemoryTable>& memory,
-                                  std::span<const VhostVring> vrings) {
+absl::Status VhostDevice::Announce(VhostFeatures features,
+                                   const std::shared_ptr<const MemoryTable>& memory,
+                                   std::span<const VhostVring> vrings) {
   if (!given_up_.ok()) return given_up_;
-  if (absl::Status status = CheckVrings(*memory, vrings); !status.ok()) return status;
+  if (absl::Status status = CheckVrings(memory, vrings); !status.ok()) return status;
   if (features_ != features) {
     // The kernel would take other features under running rings as well, and change the header's
     // size in the middle of traffic.
@@ -88,6 +99,52 @@ absl::Status VhostDevice::Prepare(VhostFeatures features,
     features_ = features;
   }
   if (absl::Status status = SendTable(memory); !status.ok()) return status;
+  for (const VhostVring& vring : vrings) {
+    if (absl::Status status = Place(vring); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status VhostDevice::Place(const VhostVring& vring) {
+  Slot& slot = slots_[vring.index];
+  if (!slot.place.has_value() || !SamePlace(*slot.place, vring.vring)) {
+    slot.place.reset();
+    slot.place_is_checked = false;
+    absl::Status status = ops_->SetVringSize(vring.index, vring.vring.size());
+    if (!status.ok()) {
+      // A ring that this object knows to be idle, and the kernel calls busy.
+      return kernel_abi::GetErrno(status) == EBUSY
+                 ? kernel_abi::AddAdvice(status, "the fd was handed in with this ring being served")
+                 : status;
+    }
+    status = ops_->SetVringAddresses(
+        vring.index,
+        {.desc = vring.vring.desc(), .avail = vring.vring.driver(), .used = vring.vring.device()});
+    if (!status.ok()) return status;
+    slot.place = vring.vring;
+  }
+  slot.place_is_checked = true;
+  if (slot.error_is_set) return absl::OkStatus();
+  absl::Status status = ops_->SetVringErr(vring.index, slot.error.get());
+  if (status.ok() && busyloop_us_ > 0) {
+    status = ops_->SetVringBusyloop(vring.index, busyloop_us_);
+  }
+  slot.error_is_set = status.ok();
+  return status;
+}
+
+void VhostDevice::DrainErrors(std::span<const VhostVring> vrings) {
+  absl::InlinedVector<int, 4> fds;
+  for (const VhostVring& vring : vrings) fds.push_back(slots_[vring.index].error.get());
+  kernel_abi::EventFd::DrainEventFds(*kernel_, fds);
+}
+
+absl::Status VhostDevice::Prepare(VhostFeatures features,
+                                  const std::shared_ptr<const MemoryTable>& memory,
+                                  std::span<const VhostVring> vrings) {
+  if (absl::Status status = Announce(features, memory, vrings); !status.ok()) return status;
+  // Whatever the last start left in them is of the past.
+  if (was_served_) DrainErrors(vrings);
   VringIndexList done;
   absl::Cleanup undo = [&] {
     while (!done.empty()) {
@@ -106,28 +163,8 @@ absl::Status VhostDevice::Prepare(VhostFeatures features,
 absl::Status VhostDevice::SetUp(const VhostVring& vring) {
   const uint32_t index = vring.index;
   Slot& slot = slots_[index];
-  absl::Status status = ops_->SetVringSize(index, vring.vring.size());
-  if (!status.ok()) {
-    // A ring that this object knows to be idle, and the kernel calls busy.
-    return kernel_abi::GetErrno(status) == EBUSY
-               ? kernel_abi::AddAdvice(status, "the fd was handed in with this ring being served")
-               : status;
-  }
-  status = ops_->SetVringBase(index, vring.base);
+  absl::Status status = ops_->SetVringBase(index, vring.base);
   if (!status.ok()) return status;
-  status = ops_->SetVringAddresses(
-      index,
-      {.desc = vring.vring.desc(), .avail = vring.vring.driver(), .used = vring.vring.device()});
-  if (!status.ok()) return status;
-  if (!slot.error_is_set) {
-    status = ops_->SetVringErr(index, slot.error.get());
-    if (status.ok() && busyloop_us_ > 0) status = ops_->SetVringBusyloop(index, busyloop_us_);
-    if (!status.ok()) return status;
-    slot.error_is_set = true;
-  } else {
-    // Whatever the last start left in it is of the past.
-    slot.error.Drain();
-  }
   if (vring.call_fd >= 0) {
     status = ops_->SetVringCall(index, vring.call_fd);
     if (!status.ok()) return status;
@@ -147,6 +184,7 @@ absl::Status VhostDevice::SetUp(const VhostVring& vring) {
 
 absl::Status VhostDevice::Attach() {
   if (!given_up_.ok()) return given_up_;
+  was_served_ = true;
   VringIndexList attached;
   if (absl::Status status = AttachAll(attached); !status.ok()) {
     Detach(attached);
@@ -249,6 +287,8 @@ absl::StatusOr<VringBase> VhostDevice::StopVring(uint32_t index) {
 }
 
 absl::Status VhostDevice::SendTable(const std::shared_ptr<const MemoryTable>& memory) {
+  if (table_ == memory) return absl::OkStatus();
+  for (Slot& slot : slots_) slot.place_is_checked = false;
   if (table_ != nullptr && SameToKernel(*table_, *memory)) {
     table_ = memory;
     return absl::OkStatus();

@@ -10,15 +10,16 @@
 //             |                            |
 //   SET_FEATURES  if they changed       each ring (net), or all      detach each
 //   SET_MEM_TABLE if it changed         at once (vsock); then        GET_VRING_BASE each
-//   a ring: NUM BASE ADDR               a kick and a call each       KICK -1, CALL -1 each
+//   a ring, if it lies elsewhere:       a kick and a call each       KICK -1, CALL -1 each
+//     NUM ADDR
 //     [ERR, BUSYLOOP: the first time]
-//     CALL KICK
+//   a ring: BASE CALL KICK
 //
 // Prepare and Attach are two steps so that a device of several nodes has all of them set up before
 // the first one touches a ring. An error in Prepare leaves the rings idle, one in Attach leaves
 // them set up, for Stop. The kernel then holds nothing that was given (eventfds, a TAP). What stays
 // between starts is only what belongs to this object or has no effect on a stopped device:
-// features, the memory table, the error eventfds.
+// features, the memory table, where a ring lies, the error eventfds. Announce says that much ahead.
 //
 // Should a device ever refuse to be stopped (it does not, while the process that owns it asks), its
 // fd is closed, which stops it, and the device is of no use any more: every call then says why.
@@ -87,6 +88,10 @@ class VhostDevice {
   VhostDevice(const VhostDevice&) = delete;
   VhostDevice& operator=(const VhostDevice&) = delete;
 
+  // What Prepare says to the kernel that has no effect on a device that stands still: all but the
+  // rings' bases and eventfds. The rings stay idle.
+  absl::Status Announce(VhostFeatures features, const std::shared_ptr<const MemoryTable>& memory,
+                        std::span<const VhostVring> vrings);
   // Sets `vrings` up, beside those that are already. The rings must have been validated against
   // `memory`. On an error those of this call are idle again, and others are as they were.
   absl::Status Prepare(VhostFeatures features, const std::shared_ptr<const MemoryTable>& memory,
@@ -133,6 +138,9 @@ class VhostDevice {
     kernel_abi::EventFd error;
     bool error_is_set = false;  // the kernel has `error`, and the busy-loop timeout
     uint64_t errors = 0;
+    // Where the kernel was told that the ring lies. It keeps that while the ring is idle.
+    std::optional<Vring> place;
+    bool place_is_checked = false;  // against table_
     std::optional<Ring> ring;
   };
 
@@ -144,7 +152,10 @@ class VhostDevice {
         slots_(std::move(slots)),
         busyloop_us_(busyloop_us) {}
 
-  absl::Status CheckVrings(const MemoryTable& memory, std::span<const VhostVring> vrings) const;
+  absl::Status CheckVrings(const std::shared_ptr<const MemoryTable>& memory,
+                           std::span<const VhostVring> vrings) const;
+  absl::Status Place(const VhostVring& vring);
+  void DrainErrors(std::span<const VhostVring> vrings);
   absl::Status SetUp(const VhostVring& vring);
   // Attaches what can be attached; those that were are appended to `attached` also on an error.
   absl::Status AttachAll(VringIndexList& attached);
@@ -168,6 +179,7 @@ class VhostDevice {
   std::optional<VhostFeatures> features_;
   std::shared_ptr<const MemoryTable> table_;
   uint64_t memory_updates_ = 0;
+  bool was_served_ = false;  // so that error eventfds may have been signalled
   absl::Status given_up_;  // not OK: why the device was closed
 };
 

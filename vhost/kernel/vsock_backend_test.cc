@@ -23,9 +23,9 @@ TEST_F(VsockBackendTest, ComesUpWithEighteenRequestsAndOneAttachesBothRings) {
       VhostRequests(),
       ElementsAre("VHOST_GET_FEATURES", "VHOST_SET_OWNER", "VHOST_VSOCK_SET_GUEST_CID",
                   "VHOST_SET_FEATURES", "VHOST_SET_MEM_TABLE", "VHOST_SET_VRING_NUM",
-                  "VHOST_SET_VRING_BASE", "VHOST_SET_VRING_ADDR", "VHOST_SET_VRING_ERR",
-                  "VHOST_SET_VRING_CALL", "VHOST_SET_VRING_KICK", "VHOST_SET_VRING_NUM",
-                  "VHOST_SET_VRING_BASE", "VHOST_SET_VRING_ADDR", "VHOST_SET_VRING_ERR",
+                  "VHOST_SET_VRING_ADDR", "VHOST_SET_VRING_ERR", "VHOST_SET_VRING_NUM",
+                  "VHOST_SET_VRING_ADDR", "VHOST_SET_VRING_ERR", "VHOST_SET_VRING_BASE",
+                  "VHOST_SET_VRING_CALL", "VHOST_SET_VRING_KICK", "VHOST_SET_VRING_BASE",
                   "VHOST_SET_VRING_CALL", "VHOST_SET_VRING_KICK", "VHOST_VSOCK_SET_RUNNING"));
   EXPECT_TRUE(vhost().vring(0).running);
   EXPECT_TRUE(vhost().vring(1).running);

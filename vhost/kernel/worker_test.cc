@@ -140,6 +140,9 @@ TEST(ProcThreadTest, NiceStandsBehindANameOfAnyKind) {
   EXPECT_EQ(internal::NiceFromStat("7 (a) b) (c) S 1 7 7 0 -1 4 0 0 0 0 5 6 0 0 25 -5 9 0"), -5);
   EXPECT_EQ(internal::NiceFromStat("7 (a) S 1"), std::nullopt);
   EXPECT_EQ(internal::NiceFromStat(""), std::nullopt);
+  EXPECT_EQ(internal::LastNumber("0.20 0.18 0.12 1/80 11206\n"), 11206);
+  EXPECT_EQ(internal::LastNumber("11206\n"), 11206);
+  EXPECT_EQ(internal::LastNumber("\n"), 0);
 }
 
 TEST(ProcThreadTest, AffinityIsTheKernelsList) {
