@@ -94,8 +94,8 @@ class Backend {
   // in the ring stands in, which is where the driver must go on. Empty if not running.
   virtual std::vector<StoppedVring> Stop() = 0;
 
-  // Stop in two parts, for a move: what must be over before another backend may start, and the rest,
-  // which need not be waited for. Stop is both; a Start does the rest first.
+  // Stop in two parts, for a move: what must be over before another backend may start, and the
+  // rest, which need not be waited for. Stop is both; a Start does the rest first.
   virtual std::vector<StoppedVring> BeginStop() { return Stop(); }
   virtual void FinishStop() {}
 

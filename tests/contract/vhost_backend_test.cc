@@ -44,6 +44,13 @@ TEST_P(NetBackendContract, AttachingTwiceIsNothingNew) {
   EXPECT_EQ(Stop(), Ok());
 }
 
+TEST_P(NetBackendContract, ARingKeepsItsPlaceWhileItIsDetached) {
+  Prepare();
+  ASSERT_EQ(Start(), Ok());
+  ASSERT_EQ(Stop(), Ok());
+  EXPECT_EQ(Start(), Ok()) << "with neither size nor addresses told again";
+}
+
 TEST_P(NetBackendContract, AFailedAttachLeavesTheOldBackend) {
   Prepare();
   ASSERT_EQ(Start(), Ok());

@@ -180,7 +180,7 @@ class VhostDevice {
   std::shared_ptr<const MemoryTable> table_;
   uint64_t memory_updates_ = 0;
   bool was_served_ = false;  // so that error eventfds may have been signalled
-  absl::Status given_up_;  // not OK: why the device was closed
+  absl::Status given_up_;    // not OK: why the device was closed
 };
 
 }  // namespace vhost
