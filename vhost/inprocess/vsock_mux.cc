@@ -7,6 +7,7 @@
 #include <bit>
 #include <cerrno>
 #include <random>
+#include <utility>
 
 #include "absl/memory/memory.h"
 #include "kernel-abi/system_error.h"
@@ -20,6 +21,10 @@ using kernel_abi::UniqueFd;
 
 // Chains of the transmit queue that are looked at before others have their turn.
 constexpr int kTransmitBurst = 64;
+// How much of a stream is written at once: small packets, a system call for each of which would
+// cost more than their bytes.
+constexpr uint32_t kMostGatheredBytes = 64 * 1024;
+constexpr size_t kMostGatheredPieces = 256;
 // Resets that wait for receive buffers. One packet of the guest makes at most one.
 constexpr size_t kMaxResets = 256;
 
@@ -115,19 +120,21 @@ bool VsockMux::ServeTransmit() {
       transmit_kicks_ = false;
     }
     OnChain(chain);
-    chain.Return(0);
+    chain.Return(0);  // if it was not gathered
   }
+  DeliverGathered();
   if (taken == 0) return false;
   ++(transmit_->SignalUsed() ? stats_.from_guest.calls : stats_.from_guest.suppressed_calls);
   return true;
 }
 
-void VsockMux::OnChain(const Chain& chain) {
+void VsockMux::OnChain(Chain& chain) {
   ++stats_.from_guest.packets;
   VsockHeader header;
   if (!chain.Read(0, std::as_writable_bytes(std::span(&header, 1))).ok()) {
     return stats_.from_guest.Drop(VsockDrop::kShortChain);
   }
+  if (gathered_link_ != nullptr && !MayFollowGathered(header, chain)) DeliverGathered();
   const std::optional<VsockDrop> wrong = CheckFromGuest(
       header, chain.readable_bytes() - kVsockHeaderBytes, options_.guest_cid, seqpacket_acked_);
   VsockLink* link = wrong.has_value() && *wrong != VsockDrop::kUnknownType
@@ -167,8 +174,47 @@ void VsockMux::OnRequest(const VsockHeader& header) {
   Dial(*link);
 }
 
-void VsockMux::OnPacket(VsockLink& link, const VsockHeader& header, const Chain& chain) {
-  switch (link.connection.OnPacket(header)) {
+// Of the same stream, and few enough.
+bool VsockMux::MayFollowGathered(const VsockHeader& header, const Chain& chain) const {
+  return header.op == kernel_abi::kVsockOpRw &&
+         PortsFromGuest(header) == gathered_link_->connection.ports() &&
+         uint64_t{gathered_bytes_} + header.len <= kMostGatheredBytes &&
+         chain.readable().size() + payload_.size() <= kMostGatheredPieces;
+}
+
+void VsockMux::AppendPayload(uint32_t bytes, const Chain& chain) {
+  uint64_t skip = kVsockHeaderBytes;
+  uint64_t left = bytes;
+  for (const iovec& piece : chain.readable()) {
+    if (left == 0) break;
+    const uint64_t skipped = std::min<uint64_t>(skip, piece.iov_len);
+    skip -= skipped;
+    const uint64_t length = std::min(left, piece.iov_len - skipped);
+    if (length == 0) continue;
+    payload_.push_back({static_cast<std::byte*>(piece.iov_base) + skipped, length});
+    left -= length;
+  }
+}
+
+void VsockMux::DeliverGathered(bool ends_message) {
+  if (gathered_link_ == nullptr) return;
+  VsockLink& link = *std::exchange(gathered_link_, nullptr);
+  const uint32_t before = link.backlog().bytes();
+  const std::optional<VsockDrop> drop = link.Deliver(payload_, ends_message);
+  stats_.buffered_bytes += uint64_t{link.backlog().bytes()} - before;
+  if (drop.has_value()) stats_.from_guest.Drop(*drop, gathered_.size());
+  payload_.clear();
+  gathered_bytes_ = 0;
+  for (Chain& chain : gathered_) chain.Return(0);
+  gathered_.clear();
+  Settle(link);
+}
+
+void VsockMux::OnPacket(VsockLink& link, const VsockHeader& header, Chain& chain) {
+  const Action action = link.connection.OnPacket(header);
+  // What came before a packet that is refused, or ends the connection, was promised to the host.
+  if (action != Action::kDeliver) DeliverGathered();
+  switch (action) {
     case Action::kNone:
     case Action::kShutdown:
     case Action::kGone:
@@ -182,27 +228,16 @@ void VsockMux::OnPacket(VsockLink& link, const VsockHeader& header, const Chain&
       // A client that does not wait for the answer may have sent all it has and be gone.
       if (!WriteOk(link.fd(), header.dst_port)) link.connection.HostShutdown(false, true);
       break;
-    case Action::kDeliver: {
-      payload_.clear();
-      uint64_t skip = kVsockHeaderBytes;
-      uint64_t left = header.len;
-      for (const iovec& piece : chain.readable()) {
-        if (left == 0) break;
-        const uint64_t skipped = std::min<uint64_t>(skip, piece.iov_len);
-        skip -= skipped;
-        const uint64_t length = std::min(left, piece.iov_len - skipped);
-        if (length == 0) continue;
-        payload_.push_back({static_cast<std::byte*>(piece.iov_base) + skipped, length});
-        left -= length;
-      }
+    case Action::kDeliver:
+      AppendPayload(header.len, chain);
       stats_.from_guest.bytes += header.len;
-      const uint32_t before = link.backlog().bytes();
-      const std::optional<VsockDrop> drop =
-          link.Deliver(payload_, (header.flags & kernel_abi::kVsockSeqEom) != 0);
-      stats_.buffered_bytes += uint64_t{link.backlog().bytes()} - before;
-      if (drop.has_value()) stats_.from_guest.Drop(*drop);
-      break;
-    }
+      gathered_link_ = &link;
+      gathered_bytes_ += header.len;
+      gathered_.push_back(std::move(chain));
+      if (link.connection.type() == VsockType::kSeqpacket) {
+        DeliverGathered((header.flags & kernel_abi::kVsockSeqEom) != 0);
+      }
+      return;
   }
   Settle(link);
 }

@@ -5,7 +5,8 @@
 // here is who is served when, and that nothing grows.
 //
 //   guest -> host   Each chain of the transmit queue is one packet: it is checked, goes to its
-//                   connection, and is returned at once. A slow socket holds the bytes that its
+//                   connection, and is returned in the same burst. What one stream sends in a burst
+//                   is written at once. A slow socket holds the bytes that its
 //                   connection's credit covers, and stops the guest by giving no credit back.
 //   host -> guest   Connections that have something for the guest (a control packet that they owe,
 //                   or a socket with data and credit for it) wait in a queue and are served in
@@ -123,9 +124,14 @@ class VsockMux {
 
   // vsock_mux.cc: packets of the guest, and the life of connections.
   bool ServeTransmit();
-  void OnChain(const Chain& chain);
+  void OnChain(Chain& chain);
   void OnRequest(const VsockHeader& header);
-  void OnPacket(VsockLink& link, const VsockHeader& header, const Chain& chain);
+  void OnPacket(VsockLink& link, const VsockHeader& header, Chain& chain);
+  // Payload of one connection, of chains that follow each other, is gathered and then written at
+  // once, before anything else happens to that connection.
+  bool MayFollowGathered(const VsockHeader& header, const Chain& chain) const;
+  void AppendPayload(uint32_t bytes, const Chain& chain);
+  void DeliverGathered(bool ends_message = false);
   void Refuse(const VsockHeader& header, VsockDrop why);
   // The window of one connection more; nullopt if there are no bytes left for it.
   std::optional<uint32_t> ChooseWindow(VsockType type) const;
@@ -198,7 +204,10 @@ class VsockMux {
   std::array<Chain, kMaxBurst> chains_;
   std::array<uint32_t, kMaxBurst> chain_bytes_{};
   std::array<iovec, kMaxPieces> pieces_;
-  std::vector<iovec> payload_;
+  VsockLink* gathered_link_ = nullptr;  // null outside ServeTransmit
+  std::vector<Chain> gathered_;
+  std::vector<iovec> payload_;  // of those
+  uint32_t gathered_bytes_ = 0;
   VsockStats stats_;
 };
 

@@ -316,6 +316,26 @@ TEST_F(VsockMuxTest, ConnectionsAreServedInTurn) {
   EXPECT_EQ(quiet.guest->received, "me too");
 }
 
+TEST_F(VsockMuxTest, SmallPacketsOfManyConnectionsInOneBurstKeepTheirPlaces) {
+  Start();
+  Connection one = ConnectFromGuest(52);
+  Connection two = ConnectFromGuest(53);
+  const std::string data = Pattern(60);
+  // In runs of one, two and three packets, so that some are written together.
+  for (size_t at = 0; at < data.size(); ++at) {
+    fakes::VsockGuest::Socket* to = at % 6 == 0 || at % 6 > 3 ? one.guest : two.guest;
+    EXPECT_EQ(to->Send(data.substr(at, 1)), 1u);
+  }
+  guest_->Run();
+  std::string for_one;
+  std::string for_two;
+  for (size_t at = 0; at < data.size(); ++at) {
+    (at % 6 == 0 || at % 6 > 3 ? for_one : for_two) += data[at];
+  }
+  EXPECT_EQ(one.host.Hear(), for_one);
+  EXPECT_EQ(two.host.Hear(), for_two);
+}
+
 // ---- Ends --------------------------------------------------------------------------------------
 
 TEST_F(VsockMuxTest, AGuestThatClosesIsResetOnceTheHostHasItsData) {
@@ -363,6 +383,22 @@ TEST_F(VsockMuxTest, WhatAGuestSentBeforeItsResetStillReachesTheHost) {
   EXPECT_EQ(mux_->connections(), 1u);  // It lingers; the ports are free again.
   EXPECT_EQ(mux_->FindLink({.guest = connection.guest->guest_port, .host = 52}), nullptr);
   EXPECT_TRUE(HearAll(connection.host) == data.substr(0, sent));
+  EXPECT_TRUE(connection.host.AtEnd());
+  EXPECT_EQ(mux_->connections(), 0u);
+}
+
+TEST_F(VsockMuxTest, WhatCameBeforeAPacketThatBreaksTheConnectionStillReachesTheHost) {
+  Start();
+  Connection connection = ConnectFromGuest();
+  EXPECT_EQ(connection.guest->Send("a"), 1u);
+  EXPECT_EQ(connection.guest->Send("b"), 1u);
+  auto wrong = connection.guest->Make(kernel_abi::kVsockOpRw);
+  wrong.type = kernel_abi::kVsockTypeSeqpacket;
+  wrong.len = 1;
+  guest_->Put(wrong, std::as_bytes(std::span("c", 1)));
+  guest_->Run();
+  EXPECT_TRUE(connection.guest->reset);
+  EXPECT_EQ(connection.host.Hear(), "ab");
   EXPECT_TRUE(connection.host.AtEnd());
   EXPECT_EQ(mux_->connections(), 0u);
 }
