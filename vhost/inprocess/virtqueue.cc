@@ -39,25 +39,6 @@ absl::Status TooShort(size_t bytes, size_t offset, size_t there_are, const char*
 
 // ---- Chain -------------------------------------------------------------------------------------
 
-Chain::Chain(Chain&& other) noexcept { *this = std::move(other); }
-
-Chain& Chain::operator=(Chain&& other) noexcept {
-  if (this == &other) return *this;
-  if (queue_ != nullptr) Return(0);
-  queue_ = std::exchange(other.queue_, nullptr);
-  iovecs_ = other.iovecs_;
-  readable_count_ = std::exchange(other.readable_count_, 0);
-  writable_count_ = std::exchange(other.writable_count_, 0);
-  readable_bytes_ = std::exchange(other.readable_bytes_, 0);
-  writable_bytes_ = std::exchange(other.writable_bytes_, 0);
-  slot_ = other.slot_;
-  id_ = other.id_;
-  entries_ = other.entries_;
-  position_ = other.position_;
-  order_ = other.order_;
-  return *this;
-}
-
 void Chain::Return(uint32_t written) {
   if (Virtqueue* queue = std::exchange(queue_, nullptr); queue != nullptr) {
     queue->ReturnChain(*this, written);

@@ -29,6 +29,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "kernel-abi/kernel.h"
@@ -55,8 +56,13 @@ class Virtqueue;
 class Chain {
  public:
   Chain() = default;
-  Chain(Chain&& other) noexcept;
-  Chain& operator=(Chain&& other) noexcept;
+  Chain(Chain&& other) noexcept { MoveFrom(other); }
+  Chain& operator=(Chain&& other) noexcept {
+    if (this == &other) return *this;
+    if (queue_ != nullptr) Return(0);
+    MoveFrom(other);
+    return *this;
+  }
   Chain(const Chain&) = delete;
   Chain& operator=(const Chain&) = delete;
   ~Chain() {
@@ -85,6 +91,20 @@ class Chain {
   friend class Virtqueue;
   friend class SplitQueue;
   friend class PackedQueue;
+
+  void MoveFrom(Chain& other) {
+    queue_ = std::exchange(other.queue_, nullptr);
+    iovecs_ = other.iovecs_;
+    readable_count_ = std::exchange(other.readable_count_, 0);
+    writable_count_ = std::exchange(other.writable_count_, 0);
+    readable_bytes_ = std::exchange(other.readable_bytes_, 0);
+    writable_bytes_ = std::exchange(other.writable_bytes_, 0);
+    slot_ = other.slot_;
+    id_ = other.id_;
+    entries_ = other.entries_;
+    position_ = other.position_;
+    order_ = other.order_;
+  }
 
   Virtqueue* queue_ = nullptr;
   const iovec* iovecs_ = nullptr;  // the readable ones, then the writable ones
