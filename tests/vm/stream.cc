@@ -41,6 +41,7 @@ constexpr std::string_view kHelp =
 stream send ADDRESS BYTES [CHUNK]       send that many bytes (K, M, G allowed)
 stream send-until-term ADDRESS [CHUNK]  send until SIGTERM, then wait for the peer's verdict as always
 stream ping-until-term ADDRESS RATE     numbered datagrams to `udp`, RATE a second, until SIGTERM; says what came back
+stream round-trips ADDRESS COUNT        as many datagrams to `udp`, each when the last has come back; says how long that took
 
 ADDRESS: tcp:IP:PORT, udp:IP:PORT (a server sends every datagram back), vsock:CID:PORT or seqpacket:CID:PORT; the CID of the host is 2, a server's is `any`.
          unix:PATH:PORT or unixseq:PATH:PORT: the host's side of a socket device that is served in process. A server
@@ -48,6 +49,7 @@ ADDRESS: tcp:IP:PORT, udp:IP:PORT (a server sends every datagram back), vsock:CI
 A sender prints: bytes=N seconds=S MBps=R verified=yes. Exit code 0 when the peer has confirmed every byte.
 ping-until-term prints: sent=N lost=N twice=N reordered=N longest_gap_ms=R. Exit code 0 when none was lost, came twice or
 out of order.
+round-trips prints: count=N p50_us=R p90_us=R p99_us=R lost=N.
 )";
 
 // A prime, so that a lost, doubled or swapped block of any power of two shifts the pattern visibly.
@@ -422,6 +424,40 @@ int Ping(const Address& to, uint64_t rate) {
   return lost == 0 && twice == 0 && reordered == 0 && back > 0 ? 0 : 1;
 }
 
+// Datagrams, each sent when the one before has come back.
+int RoundTrips(const Address& to, uint64_t count) {
+  using Clock = std::chrono::steady_clock;
+  const int fd = Open(to);
+  if (connect(fd, Raw(to), to.length) != 0) Fail(to.text + ": connect");
+  const timeval limit = {.tv_sec = 1, .tv_usec = 0};
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+  std::vector<double> us;
+  uint64_t lost = 0;
+  constexpr uint64_t kWarm = 50;
+  for (uint64_t number = 0; number < count + kWarm; ++number) {
+    const Clock::time_point start = Clock::now();
+    if (send(fd, &number, sizeof(number), MSG_NOSIGNAL) != sizeof(number)) Fail(to.text + ": send");
+    uint64_t answer = 0;
+    ssize_t got;
+    do {  // Late ones are passed over.
+      got = recv(fd, &answer, sizeof(answer), 0);
+    } while (got == sizeof(answer) && answer != number);
+    if (got != sizeof(answer)) {
+      ++lost;
+    } else if (number >= kWarm) {
+      us.push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
+    }
+  }
+  if (us.empty()) Fail(to.text + ": no answer");
+  std::sort(us.begin(), us.end());
+  const auto quantile = [&us](double q) {
+    return us[static_cast<size_t>(q * static_cast<double>(us.size() - 1))];
+  };
+  std::printf("count=%zu p50_us=%.1f p90_us=%.1f p99_us=%.1f lost=%llu\n", us.size(), quantile(0.5),
+              quantile(0.9), quantile(0.99), static_cast<unsigned long long>(lost));
+  return 0;
+}
+
 void StopOnTerm() {
   // Without SA_RESTART: a send that waits for a silent peer must come back.
   struct sigaction action = {};
@@ -453,6 +489,9 @@ int main(int argc, char** argv) {
   if (verb == "ping-until-term" && words.size() == 3) {
     StopOnTerm();
     return Ping(ParseAddress(words[1]), std::max<uint64_t>(ParseNumber(words[2]), 1));
+  }
+  if (verb == "round-trips" && words.size() == 3) {
+    return RoundTrips(ParseAddress(words[1]), std::max<uint64_t>(ParseNumber(words[2]), 1));
   }
   std::fputs(kHelp.data(), verb == "--help" ? stdout : stderr);
   return verb == "--help" ? 0 : 2;
