@@ -165,6 +165,12 @@ inline constexpr Request<uint64_t> kVhostVsockSetGuestCid{
 inline constexpr Request<int> kVhostVsockSetRunning{VHOST_VSOCK_SET_RUNNING,
                                                     "VHOST_VSOCK_SET_RUNNING"};
 
+// ---- AF_VSOCK: /dev/vsock ----------------------------------------------------------------------
+
+// The CID of this machine itself: 2^32-1 without a transport, above 2 if it is a guest.
+inline constexpr char kVsockPath[] = "/dev/vsock";
+inline constexpr Request<uint32_t> kVsockGetLocalCid{0x7b9, "IOCTL_VM_SOCKETS_GET_LOCAL_CID"};
+
 // ---- IOTLB messages, read from and written to the fd -------------------------------------------
 
 // Version 1, or with VHOST_BACKEND_F_IOTLB_MSG_V2 version 2. One message a read or write.

@@ -7,6 +7,9 @@
 
 int main(int argc, char** argv) {
   vhost::ctl::Invocation invocation;
+  invocation.write = [](absl::string_view text) {
+    return fwrite(text.data(), 1, text.size(), stdout) == text.size() && fflush(stdout) == 0;
+  };
   const absl::Status parsed = vhost::ctl::ParseCommandLine(
       std::span<const char* const>(argv, static_cast<size_t>(argc)).subspan(argc > 0 ? 1 : 0),
       &invocation);

@@ -3,6 +3,7 @@
 // A verb of vhostctl. Each is one file, verb_NAME.cc, and one row of the table in verbs.cc.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,18 +24,38 @@ enum ExitCode : int {
 };
 ExitCode ExitCodeOf(const absl::Status& status);
 
-// A command line, taken apart.
+// A command line, taken apart. Each option is a row of the table in command_line.cc.
 struct Invocation {
   std::string verb;
   std::vector<std::string> arguments;
-  std::string socket;     // --socket: this one only
-  std::string directory;  // --directory: those in there only
-  std::string to;         // --to: a backend's kind
-  std::string reason;     // --reason: for the device's report
-  bool json = false;      // --json
-  bool help = false;      // --help
-  bool version = false;   // --version
+  std::string socket;
+  std::string directory;
+  std::string to;
+  std::string reason;
+  std::string purposes;  // --for
+  std::string queues;
+  std::string cid;
+  std::string tap;
+  bool json = false;
+  bool help = false;
+  bool version = false;
+  std::vector<std::string> given;  // names of the options that stood there
+  // For verbs that tell things as they happen: writes to stdout at once; false: nobody reads it any
+  // more. Empty: there is no such stdout, and such a verb ends when it would wait.
+  std::function<bool(absl::string_view)> write;
 };
+
+struct Option {
+  const char* name;   // "--to"
+  char letter;        // 'h', or 0
+  const char* value;  // what follows it, "KIND"; nullptr: nothing
+  const char* help;   // a line
+  std::string Invocation::*text;
+  bool Invocation::*flag;
+};
+std::span<const Option> Options();
+// Those that every verb takes.
+bool IsCommon(const Option& option);
 
 // What a verb has to say, and how it went. Text for stdout is complete also when something failed:
 // the rest may still be of use.
@@ -49,6 +70,7 @@ Outcome WrongUsage(absl::string_view message);
 struct Verb {
   const char* name;
   const char* usage;    // what follows the name: "[VM/]DEVICE"
+  const char* options;  // that it takes besides the common ones: "--to --reason"
   const char* summary;  // a line
   const char* help;     // the rest of --help
   Outcome (*run)(const Invocation&);
@@ -56,11 +78,13 @@ struct Verb {
 
 Outcome List(const Invocation& invocation);
 Outcome Show(const Invocation& invocation);
+Outcome Doctor(const Invocation& invocation);
 Outcome Handover(const Invocation& invocation);
 Outcome Pause(const Invocation& invocation);
 Outcome Resume(const Invocation& invocation);
 
 std::span<const Verb> Verbs();
+bool Takes(const Verb& verb, const Option& option);
 // Runs the verb that was named, or gives the help that was asked for.
 Outcome Run(const Invocation& invocation);
 

@@ -7,6 +7,7 @@ import os
 import random
 import re
 
+import doctor
 import host
 import offload
 import traffic
@@ -314,5 +315,7 @@ def kernels_vsock_test_in_process(context):
     with Bench(context, Devices(offload="never"), images, servers=False) as bench:
         context.note(vsock_suite_in_process(context, bench.guest))
 
+
+CASES["doctor"] = doctor.doctor
 
 __all__ = ["CASES", "Skip", "TAP"]
