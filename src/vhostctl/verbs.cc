@@ -15,13 +15,19 @@ namespace vhost::ctl {
 namespace {
 
 constexpr Verb kVerbs[] = {
-    {"list", "", "", "shows every device of every VM that this user may look at",
+    {"list", "", "", "shows every device of every VM on the host that this user may see",
      "A line a device: its VM and process, who serves it and how far it is up, how many of its\n"
-     "virtqueues are active, what it is connected to, and the threads that serve it.\n",
+     "virtqueues are active, what it is connected to, and the threads that serve it. Processes "
+     "that\n"
+     "use vhost without a control socket (QEMU, crosvm, ...) are shown as far as /proc tells of "
+     "them;\n"
+     "what it does not tell is \"?\".\n",
      List},
     {"show", "[VM/]DEVICE", "", "shows all that is known of one device",
      "VM is the VM's name or its process ID; it is needed where several VMs have a device of that\n"
-     "name. Nothing is stopped to find out; ring indices are read from the live rings.\n",
+     "name. Nothing is stopped to find out; ring indices are read from the live rings. PID/fdN is "
+     "a\n"
+     "vhost fd of a process without a control socket.\n",
      Show},
     {"doctor", "", "--for --queues --cid --tap",
      "tells whether this host can offload, for this user, how far, and what mends it",

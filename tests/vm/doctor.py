@@ -53,7 +53,7 @@ class Doctor:
 
 
 def run(mend):
-    subprocess.run(["bash", "-c", mend], check=True, timeout=60)
+    subprocess.run(["bash", "-c", mend], check=True, timeout=60, stdout=subprocess.DEVNULL)
 
 
 def without_modules(ctl):
