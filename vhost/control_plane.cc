@@ -122,8 +122,12 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Create(ControlPlaneO
     plane->own_loop_ = *std::move(loop);
     plane->loop_ = plane->own_loop_.get();
   }
-  if (plane->options_.on_event != nullptr) {
-    auto events = EventRelay::Create(plane->kernel_, *plane->loop_, plane->options_.on_event);
+  if (plane->options_.on_event != nullptr || plane->options_.control_socket.has_value()) {
+    auto events =
+        EventRelay::Create(plane->kernel_, *plane->loop_,
+                           [raw = plane.get()](const DeviceEvent& event, uint64_t dropped) {
+                             raw->OnEvent(event, dropped);
+                           });
     if (!events.ok()) return events.status();
     plane->events_ = *std::move(events);
   }
@@ -164,10 +168,24 @@ absl::Status ControlPlane::OpenSocket() {
       control::Server::Create(*loop_, control::HandlerFor(*subject_), server);
   if (!opened.ok()) return opened.status();
   server_ = *std::move(opened);
+  absl::MutexLock lock(&publisher_mutex_);
+  publisher_ = server_.get();
   return absl::OkStatus();
 }
 
+void ControlPlane::OnEvent(const DeviceEvent& event, uint64_t dropped) {
+  {
+    absl::MutexLock lock(&publisher_mutex_);
+    if (publisher_ != nullptr) publisher_->Publish(event, dropped);
+  }
+  if (options_.on_event != nullptr) options_.on_event(event, dropped);
+}
+
 ControlPlane::~ControlPlane() {
+  {
+    absl::MutexLock lock(&publisher_mutex_);
+    publisher_ = nullptr;
+  }
   server_.reset();  // Nobody asks any more.
   Entries entries;
   {

@@ -163,6 +163,8 @@ class ControlPlane {
 
   explicit ControlPlane(ControlPlaneOptions options);
   absl::Status OpenSocket();
+  // On the event loop's thread.
+  void OnEvent(const DeviceEvent& event, uint64_t dropped) ABSL_LOCKS_EXCLUDED(publisher_mutex_);
   // Keeps a name for a device that is being made, so that two of one name cannot be.
   absl::Status Reserve(const std::string& name) ABSL_LOCKS_EXCLUDED(mutex_);
   void Unreserve(const std::string& name) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -185,6 +187,10 @@ class ControlPlane {
   EventLoop* loop_ = nullptr;
 
   std::unique_ptr<EventRelay> events_;  // nullptr: nobody wants to be told
+  // Where clients of the control socket hear of events; nullptr before it is open and after it
+  // closed. The lock keeps it while an event is published.
+  absl::Mutex publisher_mutex_;
+  control::Server* publisher_ ABSL_GUARDED_BY(publisher_mutex_) = nullptr;
   std::unique_ptr<Watchdog> watchdog_;  // nullptr: it is turned off
 
   // Held for reading while reports are gathered and while a device is moved or paused, so it is the

@@ -8,6 +8,7 @@ import random
 import re
 
 import doctor
+import foreign
 import host
 import offload
 import traffic
@@ -317,5 +318,6 @@ def kernels_vsock_test_in_process(context):
 
 
 CASES["doctor"] = doctor.doctor
+CASES["list-foreign"] = foreign.foreign
 
 __all__ = ["CASES", "Skip", "TAP"]

@@ -86,18 +86,29 @@ absl::StatusOr<std::string> Resume(Subject& subject, const Request& request) {
   return PauseResult(subject, request, false);
 }
 
+// The connection streams what is published from now on (Server::Publish).
+absl::StatusOr<std::string> Events(Subject& subject, const Request& request) {
+  if (!request.device.empty()) {
+    const absl::StatusOr<DeviceReport> report = subject.Describe(request.device);
+    if (!report.ok()) return report.status();
+  }
+  return absl::StrCat("{\"process\":", ToJson(subject.Process()), "}");
+}
+
 struct Command {
   const char* name;
   absl::StatusOr<std::string> (*run)(Subject&, const Request&);
+  bool subscribes = false;  // events follow the reply
 };
 
 constexpr Command kCommands[] = {
-    {"list", List}, {"show", Show}, {"handover", Handover}, {"pause", Pause}, {"resume", Resume},
+    {"list", List},   {"show", Show},     {"handover", Handover},
+    {"pause", Pause}, {"resume", Resume}, {"events", Events, /*subscribes=*/true},
 };
 
-absl::StatusOr<std::string> Run(Subject& subject, const Request& request) {
+absl::StatusOr<const Command*> FindCommand(const Request& request) {
   for (const Command& command : kCommands) {
-    if (request.command == command.name) return command.run(subject, request);
+    if (request.command == command.name) return &command;
   }
   return absl::UnimplementedError(absl::StrCat(
       "request: no command \"", request.command, "\" here; there are ",
@@ -107,12 +118,16 @@ absl::StatusOr<std::string> Run(Subject& subject, const Request& request) {
 
 }  // namespace
 
-std::string Answer(Subject& subject, absl::string_view line) {
+Reply Answer(Subject& subject, absl::string_view line) {
   std::string id = "null";
   const absl::StatusOr<Request> request = ParseRequest(line, &id);
   if (!request.ok()) return ErrorLine(id, request.status());
-  const absl::StatusOr<std::string> result = Run(subject, *request);
-  return result.ok() ? OkLine(id, *result) : ErrorLine(id, result.status());
+  const absl::StatusOr<const Command*> command = FindCommand(*request);
+  if (!command.ok()) return ErrorLine(id, command.status());
+  const absl::StatusOr<std::string> result = (*command)->run(subject, *request);
+  if (!result.ok()) return ErrorLine(id, result.status());
+  if (!(*command)->subscribes) return OkLine(id, *result);
+  return {OkLine(id, *result), {.id = id, .device = request->device}};
 }
 
 }  // namespace vhost::control

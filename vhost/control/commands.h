@@ -34,7 +34,7 @@ class Subject {
 };
 
 // The reply to one request line; never fails, since an error is a reply as well.
-std::string Answer(Subject& subject, absl::string_view line);
+Reply Answer(Subject& subject, absl::string_view line);
 
 // A handler for Server. `subject` must outlive it.
 inline RequestHandler HandlerFor(Subject& subject) {

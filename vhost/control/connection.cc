@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 #include "vhost/control/connection.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -13,11 +14,17 @@
 namespace vhost::control {
 
 Connection::Waits Connection::Advance(const RequestHandler& handler, Clock::time_point now) {
+  if (state_ == State::kStreaming) return Stream(now);
   if (state_ == State::kReplying) {
     if (!Send()) return Waits::kForNothing;
     if (sent_ < output_.size()) return Waits::kForOutput;
     if (close_after_reply_) return Waits::kForNothing;
     output_.clear();
+    sent_ = 0;
+    if (subscription_.has_value()) {
+      Enter(State::kStreaming, now);
+      return input_.empty() ? Stream(now) : Waits::kForNothing;
+    }
     Enter(input_.empty() ? State::kIdle : State::kReceiving, now);
   }
 
@@ -29,18 +36,21 @@ Connection::Waits Connection::Advance(const RequestHandler& handler, Clock::time
   }
 
   if (newline != std::string::npos) {
-    Reply(handler(absl::string_view(input_).substr(0, newline)), now);
+    Reply reply = handler(absl::string_view(input_).substr(0, newline));
+    subscription_ = std::move(reply.subscription);
+    StartReply(std::move(reply.line), now);
     input_.erase(0, newline + 1);
   } else if (input_.size() >= kMaxRequestBytes) {
     // Where the next request starts cannot be known any more.
     close_after_reply_ = true;
-    Reply(ErrorLine("null", absl::ResourceExhaustedError(
-                                absl::StrCat("request: longer than ", kMaxRequestBytes, " bytes"))),
-          now);
+    StartReply(ErrorLine("null", absl::ResourceExhaustedError(absl::StrCat(
+                                     "request: longer than ", kMaxRequestBytes, " bytes"))),
+               now);
   } else if (end_of_input_) {
     if (input_.empty()) return Waits::kForNothing;
     close_after_reply_ = true;
-    Reply(ErrorLine("null", absl::InvalidArgumentError("request: ended without a newline")), now);
+    StartReply(ErrorLine("null", absl::InvalidArgumentError("request: ended without a newline")),
+               now);
   }
 
   if (state_ != State::kReplying) return Waits::kForInput;
@@ -49,6 +59,63 @@ Connection::Waits Connection::Advance(const RequestHandler& handler, Clock::time
   if (!Send()) return Waits::kForNothing;
   if (sent_ == output_.size() && close_after_reply_) return Waits::kForNothing;
   return Waits::kForOutput;
+}
+
+bool Connection::HearStreaming() {
+  if (!end_of_input_) {
+    char byte;
+    const ssize_t count = recv(fd_.get(), &byte, 1, MSG_DONTWAIT);
+    if (count > 0) return false;
+    if (count < 0) return errno == EAGAIN || errno == EINTR;
+    end_of_input_ = true;
+  }
+  // It may have shut down its side alone and go on reading.
+  pollfd state{fd_.get(), 0, 0};
+  return poll(&state, 1, 0) >= 0 && (state.revents & (POLLHUP | POLLERR)) == 0;
+}
+
+Connection::Waits Connection::Stream(Clock::time_point now) {
+  if (!HearStreaming()) return Waits::kForNothing;
+  bool progress = false;
+  while (true) {
+    if (sent_ == output_.size()) {
+      output_.clear();
+      sent_ = 0;
+      if (events_.empty()) {
+        deadline_ = Clock::time_point::max();  // It is as fast as it can be.
+        return end_of_input_ ? Waits::kForHangUp : Waits::kForInput;
+      }
+      output_ = EventLine(subscription_->id, events_.front(), std::exchange(dropped_, 0));
+      event_bytes_ -= events_.front().size();
+      events_.pop_front();
+    }
+    const size_t before = sent_;
+    if (!Send()) return Waits::kForNothing;
+    progress |= sent_ > before;
+    if (sent_ == output_.size()) continue;
+    // It may be slow, but it is to take something now and then.
+    if (progress || deadline_ == Clock::time_point::max()) deadline_ = now + timeouts_.idle;
+    return end_of_input_ ? Waits::kForOutput : Waits::kForEither;
+  }
+}
+
+std::optional<Connection::Waits> Connection::Offer(absl::string_view device,
+                                                   absl::string_view event, uint64_t dropped,
+                                                   Clock::time_point now) {
+  if (!subscription_.has_value()) return std::nullopt;
+  dropped_ += dropped;
+  if (!subscription_->device.empty() && subscription_->device != device) return std::nullopt;
+  while (!events_.empty() &&
+         (events_.size() >= kMostEvents || event_bytes_ + event.size() > kMostEventBytes)) {
+    event_bytes_ -= events_.front().size();
+    events_.pop_front();
+    ++dropped_;
+  }
+  events_.emplace_back(event);
+  event_bytes_ += event.size();
+  // While the reply is not taken yet, events wait behind it.
+  if (state_ != State::kStreaming) return std::nullopt;
+  return Stream(now);
 }
 
 bool Connection::Receive() {
@@ -73,10 +140,12 @@ bool Connection::Send() {
 
 void Connection::Enter(State state, Clock::time_point now) {
   state_ = state;
-  deadline_ = now + (state == State::kIdle ? timeouts_.idle : timeouts_.exchange);
+  deadline_ = state == State::kStreaming
+                  ? Clock::time_point::max()
+                  : now + (state == State::kIdle ? timeouts_.idle : timeouts_.exchange);
 }
 
-void Connection::Reply(std::string line, Clock::time_point now) {
+void Connection::StartReply(std::string line, Clock::time_point now) {
   output_ = std::move(line);
   sent_ = 0;
   Enter(State::kReplying, now);

@@ -134,6 +134,11 @@ std::string ErrorLine(absl::string_view id, const absl::Status& status) {
                       ",\"ok\":false,\"error\":", ToLine(error), "}\n");
 }
 
+std::string EventLine(absl::string_view id, absl::string_view event, uint64_t dropped) {
+  return absl::StrCat("{\"version\":", kProtocolVersion, ",\"id\":", id, ",\"dropped\":", dropped,
+                      ",\"event\":", event, "}\n");
+}
+
 absl::StatusOr<std::string> ParseReply(absl::string_view line) {
   absl::StatusOr<Json> json = ParseObject(line, "reply");
   if (!json.ok()) return json.status();

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,8 @@ std::string RequestLine(const Request& request);
 // Lines with their newline. `result` is JSON.
 std::string OkLine(absl::string_view id, absl::string_view result);
 std::string ErrorLine(absl::string_view id, const absl::Status& status);
+// An event (JSON) for a client that asked for them. `dropped`: how many before it did not reach it.
+std::string EventLine(absl::string_view id, absl::string_view event, uint64_t dropped);
 
 // The result in a reply, as JSON; or the error that it bears, with its code and message.
 // DATA_LOSS: it is no reply of this protocol.

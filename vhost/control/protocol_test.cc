@@ -36,7 +36,7 @@ class TwoDevices final : public Subject {
 
 std::string Ask(absl::string_view line) {
   TwoDevices devices;
-  return Answer(devices, line);
+  return Answer(devices, line).line;
 }
 
 TEST(Protocol, HandoverPauseAndResume) {

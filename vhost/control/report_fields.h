@@ -104,6 +104,13 @@ void Fields(Archive& archive, Report& event) {
   archive.Value("text", event.text);
 }
 
+template <typename Archive, ReportOf<DeviceEvent> Report>
+void Fields(Archive& archive, Report& event) {
+  archive.Value("device", event.device);
+  Fields(archive, event.report);
+  archive.Object("handover", event.handover);
+}
+
 template <typename Archive, ReportOf<WatchdogReport> Report>
 void Fields(Archive& archive, Report& watchdog) {
   archive.Value("period_ms", watchdog.period_ms);

@@ -50,6 +50,7 @@ DeviceSummary Summarise(const DeviceReport& report) {
 
 std::string ToJson(const DeviceReport& report) { return ToLine(JsonWriter().Write(report)); }
 std::string ToJson(const HandoverReport& handover) { return ToLine(JsonWriter().Write(handover)); }
+std::string ToJson(const DeviceEvent& event) { return ToLine(JsonWriter().Write(event)); }
 std::string ToJson(const DeviceSummary& summary) { return ToLine(JsonWriter().Write(summary)); }
 
 absl::StatusOr<DeviceReport> DeviceReportFromJson(absl::string_view json) {
@@ -61,6 +62,10 @@ absl::StatusOr<DeviceSummary> DeviceSummaryFromJson(absl::string_view json) {
 
 absl::StatusOr<HandoverReport> HandoverReportFromJson(absl::string_view json) {
   return Parse<HandoverReport>(json);
+}
+
+absl::StatusOr<DeviceEvent> DeviceEventFromJson(absl::string_view json) {
+  return Parse<DeviceEvent>(json);
 }
 
 std::vector<std::string> StatusNames(uint8_t status) {

@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "vhost/device_event.h"
 #include "vhost/report.h"
 
 namespace vhost::control {
@@ -38,6 +39,7 @@ DeviceSummary Summarise(const DeviceReport& report);
 std::string ToJson(const DeviceReport& report);
 std::string ToJson(const DeviceSummary& summary);
 std::string ToJson(const HandoverReport& handover);
+std::string ToJson(const DeviceEvent& event);
 
 // The reverse. Members that are missing leave the field at its default and unknown ones are passed
 // over, so that a reader and a writer of different age understand each other. INVALID_ARGUMENT
@@ -45,6 +47,8 @@ std::string ToJson(const HandoverReport& handover);
 absl::StatusOr<DeviceReport> DeviceReportFromJson(absl::string_view json);
 absl::StatusOr<DeviceSummary> DeviceSummaryFromJson(absl::string_view json);
 absl::StatusOr<HandoverReport> HandoverReportFromJson(absl::string_view json);
+// Without `kind`: the report's `what` has its name.
+absl::StatusOr<DeviceEvent> DeviceEventFromJson(absl::string_view json);
 
 // "ACKNOWLEDGE", "DRIVER", ... of a virtio device status; bits without a name as "bit 4".
 std::vector<std::string> StatusNames(uint8_t status);

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernel-abi/system_error.h"
 #include "vhost/control/protocol.h"
+#include "vhost/control/report_json.h"
 
 namespace vhost::control {
 namespace {
@@ -140,17 +141,41 @@ void Server::Admit(UniqueFd fd, Clock::time_point now) {
 void Server::Advance(uint64_t client, Clock::time_point now) {
   const auto found = clients_.find(client);
   if (found == clients_.end()) return;  // Closed earlier in this round.
-  Connection& connection = found->second;
-  switch (connection.Advance(handler_, now)) {
+  WaitFor(client, found->second.Advance(handler_, now));
+}
+
+void Server::WaitFor(uint64_t client, Connection::Waits waits) {
+  uint32_t events = 0;
+  switch (waits) {
     case Connection::Waits::kForInput:
-      Control(epoll_, EPOLL_CTL_MOD, connection.fd(), client, EPOLLIN);
-      return;
+      events = EPOLLIN;
+      break;
     case Connection::Waits::kForOutput:
-      Control(epoll_, EPOLL_CTL_MOD, connection.fd(), client, EPOLLOUT);
-      return;
+      events = EPOLLOUT;
+      break;
+    case Connection::Waits::kForEither:
+      events = EPOLLIN | EPOLLOUT;
+      break;
+    case Connection::Waits::kForHangUp:
+      break;  // which is always reported
     case Connection::Waits::kForNothing:
-      clients_.erase(found);  // closes it, which takes it out of the epoll
+      clients_.erase(client);  // closes it, which takes it out of the epoll
+      return;
   }
+  Control(epoll_, EPOLL_CTL_MOD, clients_.at(client).fd(), client, events);
+}
+
+void Server::Publish(const DeviceEvent& event, uint64_t dropped) {
+  const Clock::time_point now = Clock::now();
+  std::string json;  // made when the first client wants it
+  for (auto next = clients_.begin(); next != clients_.end();) {
+    const auto client = next++;
+    if (!client->second.is_subscribed()) continue;
+    if (json.empty()) json = ToJson(event);
+    const auto waits = client->second.Offer(event.device, json, dropped, now);
+    if (waits.has_value()) WaitFor(client->first, *waits);
+  }
+  SetTimer();
 }
 
 void Server::OnTick(Clock::time_point now) {

@@ -20,6 +20,7 @@
 #include "kernel-abi/unique_fd.h"
 #include "vhost/control/connection.h"
 #include "vhost/control/listener.h"
+#include "vhost/device_event.h"
 #include "vhost/event_loop.h"
 
 namespace vhost::control {
@@ -44,6 +45,11 @@ class Server {
 
   const std::string& path() const { return listener_.path(); }
 
+  // Tells clients that have asked for events of this one. On the loop's thread, and not from within
+  // the handler.
+  // `dropped`: events before it that were never published.
+  void Publish(const DeviceEvent& event, uint64_t dropped);
+
  private:
   using Clock = Connection::Clock;
 
@@ -54,6 +60,8 @@ class Server {
   void Accept(Clock::time_point now);
   void Admit(kernel_abi::UniqueFd fd, Clock::time_point now);
   void Advance(uint64_t client, Clock::time_point now);
+  // What the epoll is to report of the client; or closes it.
+  void WaitFor(uint64_t client, Connection::Waits waits);
   void OnTick(Clock::time_point now);
   // The timer runs only while there is something to time: an unused socket wakes nobody.
   void SetTimer();

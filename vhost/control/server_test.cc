@@ -15,11 +15,14 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernel-abi/event_fd.h"
 #include "vhost/control/listener.h"
 #include "vhost/control/protocol.h"
 #include "vhost/control/runtime_directory.h"
@@ -51,14 +54,39 @@ class ServerTest : public ::testing::Test {
     options.path = Path();
     auto server = Server::Create(
         *loop_,
-        [this](absl::string_view line) {
+        [this](absl::string_view line) -> Reply {
           ++requests_;
+          if (absl::StartsWith(line, "events")) {
+            return {"ok\n", {.id = "7", .device = std::string(line.substr(6))}};
+          }
           if (line == "big") return std::string(big_reply_bytes_, 'x') + "\n";
           return absl::StrCat(line, "!\n");
         },
         options);
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
+  }
+
+  // On the loop's thread, as the control plane does.
+  void Publish(const std::string& device, const std::string& text, int count = 1) {
+    absl::Notification done;
+    const kernel_abi::EventFd wake = *kernel_abi::EventFd::Create(kernel_abi::LinuxKernel());
+    auto watch = loop_->WatchReadable(wake.get(), [&] {
+      wake.Drain();
+      for (int i = 0; i < count; ++i) {
+        server_->Publish({.device = device, .report = {.what = "stall", .text = text}}, 0);
+      }
+      done.Notify();
+    });
+    ASSERT_TRUE(watch.ok());
+    wake.Signal();
+    done.WaitForNotification();
+  }
+  UniqueFd Subscribe(const std::string& request = "events") {
+    UniqueFd client = Dial();
+    Send(client, request + "\n");
+    EXPECT_EQ(ReadLine(client), "ok");
+    return client;
   }
 
   UniqueFd Dial() {
@@ -310,6 +338,70 @@ TEST_F(ServerTest, RemovesItsSocketAndOnlyItsOwn) {
   ASSERT_TRUE(other.ok());
   server_.reset();
   EXPECT_TRUE(std::filesystem::exists(Path()));
+}
+
+TEST_F(ServerTest, EventsGoToThoseWhoAskedForThem) {
+  Start();
+  const UniqueFd all = Subscribe();
+  const UniqueFd one = Subscribe("eventsnet1");
+  const UniqueFd none = Dial();
+  Publish("net0", "a");
+  Publish("net1", "b");
+  EXPECT_THAT(ReadLine(all), HasSubstr(R"("id":7,"dropped":0,"event":{"device":"net0")"));
+  EXPECT_THAT(ReadLine(all), HasSubstr(R"("text":"b")"));
+  EXPECT_THAT(ReadLine(one), HasSubstr(R"("device":"net1")"));
+  Send(none, "x\n");
+  EXPECT_EQ(ReadLine(none), "x!");
+}
+
+TEST_F(ServerTest, EventsOutliveTheIdleTimeAndAClientsHalfClose) {
+  Start({.idle_timeout_ms = 50});
+  const UniqueFd client = Subscribe();
+  shutdown(client.get(), SHUT_WR);
+  absl::SleepFor(absl::Milliseconds(200));
+  Publish("net0", "late");
+  EXPECT_THAT(ReadLine(client), HasSubstr("late"));
+}
+
+TEST_F(ServerTest, AClientOfEventsThatSpeaksIsClosed) {
+  Start();
+  const UniqueFd client = Subscribe();
+  Send(client, "list\n");
+  EXPECT_EQ(ReadLine(client), "<end>");
+  EXPECT_EQ(requests_, 1);
+}
+
+TEST_F(ServerTest, ASlowClientOfEventsLosesTheOldestAndIsToldHowMany) {
+  Start();
+  const UniqueFd slow = Subscribe();
+  constexpr int kEvents = 5000;
+  Publish("net0", std::string(1000, 'x'), kEvents);
+  Publish("net0", "last");
+  int received = 0;
+  int dropped = 0;
+  std::string line;
+  while (!absl::StrContains(line, "last")) {
+    line = ReadLine(slow);
+    ASSERT_THAT(line, HasSubstr("\"dropped\":"));
+    const size_t number = line.find("\"dropped\":") + 10;
+    dropped += atoi(line.c_str() + number);
+    ++received;
+  }
+  EXPECT_EQ(received + dropped, kEvents + 1);
+  EXPECT_GT(dropped, 0);
+}
+
+TEST_F(ServerTest, AClientThatTakesNoEventsIsClosedInTheEnd) {
+  Start({.idle_timeout_ms = 100});
+  const UniqueFd dead = Subscribe();
+  Publish("net0", std::string(1000, 'x'), 5000);
+  pollfd closed{dead.get(), 0, 0};
+  ASSERT_EQ(poll(&closed, 1, 60'000), 1);
+  std::string line;
+  while (!absl::EndsWith(line, "<end>")) {
+    line = ReadLine(dead);
+    ASSERT_NE(line, "<silence>");
+  }
 }
 
 TEST_F(ServerTest, ClosesItsClientsWhenItEnds) {
