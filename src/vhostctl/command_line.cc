@@ -16,6 +16,7 @@ using I = Invocation;
 // Those of some verbs, then those of all.
 constexpr Option kOptions[] = {
     {"--cid", 0, "CID", "a guest CID that is to be had", &I::cid, nullptr},
+    {"--count", 'n', "N", "end after so many", &I::count, nullptr},
     {"--for", 0, "WHAT", "what has to be possible: net,vsock,kvm,in-process; the first three",
      &I::purposes, nullptr},
     {"--queues", 0, "N", "queue pairs of a network device, 1", &I::queues, nullptr},

@@ -32,6 +32,7 @@ struct Invocation {
   std::string directory;
   std::string to;
   std::string reason;
+  std::string count;
   std::string purposes;  // --for
   std::string queues;
   std::string cid;
@@ -79,6 +80,7 @@ struct Verb {
 Outcome List(const Invocation& invocation);
 Outcome Show(const Invocation& invocation);
 Outcome Doctor(const Invocation& invocation);
+Outcome Events(const Invocation& invocation);
 Outcome Handover(const Invocation& invocation);
 Outcome Pause(const Invocation& invocation);
 Outcome Resume(const Invocation& invocation);

@@ -34,8 +34,8 @@ using kernel_abi::UniqueFd;
 constexpr absl::Duration kRescan = absl::Seconds(1);
 
 struct Wanted {
-  std::string vm;      // empty: any
-  std::string device;  // empty: all
+  std::string vm;                                         // empty: any
+  std::string device;                                     // empty: all
   uint64_t count = std::numeric_limits<uint64_t>::max();  // events until the end
 };
 
@@ -65,7 +65,7 @@ class Follower {
   void Rescan() {
     std::vector<std::string> paths;
     if (!invocation_.socket.empty()) {
-      if (!refused_.contains(invocation_.socket)) paths.push_back(invocation_.socket);
+      if (!heard_) paths.push_back(invocation_.socket);
     } else {
       paths = invocation_.directory.empty() ? control::FindSockets()
                                             : control::SocketsIn(invocation_.directory);
@@ -82,8 +82,7 @@ class Follower {
       if (invocation_.socket.empty() && absl::IsUnavailable(fd.status())) return;
       return Refuse(path, fd.status());
     }
-    const std::string line =
-        control::RequestLine({.command = "events", .device = wanted_.device});
+    const std::string line = control::RequestLine({.command = "events", .device = wanted_.device});
     // It fits into the buffer of a new socket.
     if (send(fd->get(), line.data(), line.size(), MSG_NOSIGNAL | MSG_DONTWAIT) !=
         static_cast<ssize_t>(line.size())) {
@@ -105,7 +104,8 @@ class Follower {
 
   Outcome Ended() {
     if (refused_.empty()) {
-      return {.code = kUnreachable, .err = absl::StrCat(Printable(invocation_.socket), ": closed\n")};
+      return {.code = kUnreachable,
+              .err = absl::StrCat(Printable(invocation_.socket), ": closed\n")};
     }
     return {.code = code_, .err = std::move(errors_)};
   }
@@ -150,14 +150,16 @@ class Follower {
     return true;
   }
 
-  static absl::Status Greet(const std::string& line, Source* source) {
+  absl::Status Greet(const std::string& line, Source* source) {
     const absl::StatusOr<std::string> result = control::ParseReply(line);
     if (!result.ok()) return result.status();
     const auto json = control::Member(*result, "process");
     if (!json.ok()) return json.status();
     auto process = control::ProcessInfoFromJson(*json);
-    if (process.ok()) source->process = *std::move(process);
-    return process.status();
+    if (!process.ok()) return process.status();
+    source->process = *std::move(process);
+    heard_ = true;
+    return absl::OkStatus();
   }
 
   bool IsWanted(const control::ProcessInfo& process) const {
@@ -165,8 +167,7 @@ class Follower {
            wanted_.vm == absl::StrCat(process.pid);
   }
 
-  bool Tell(const std::string& path, const control::ProcessInfo& process,
-            const std::string& line) {
+  bool Tell(const std::string& path, const control::ProcessInfo& process, const std::string& line) {
     const auto json = control::Member(line, "event");
     if (!json.ok() || !IsWanted(process)) return true;
     const std::string dropped = control::Member(line, "dropped").value_or("0");
@@ -182,7 +183,8 @@ class Follower {
     }
     const absl::StatusOr<DeviceEvent> event = control::DeviceEventFromJson(*json);
     if (!event.ok()) return true;
-    if (dropped != "0" && !Write(absl::StrCat("(", dropped, " events before this one were lost)"))) {
+    if (dropped != "0" &&
+        !Write(absl::StrCat("(", dropped, " events before this one were lost)"))) {
       return false;
     }
     return Write(absl::StrCat(
@@ -193,8 +195,7 @@ class Follower {
 
   bool Write(const std::string& line) const {
     if (invocation_.write == nullptr) return false;
-    return invocation_.write(
-        absl::StrCat(invocation_.json ? line : Printable(line), "\n"));
+    return invocation_.write(absl::StrCat(invocation_.json ? line : Printable(line), "\n"));
   }
 
   const Invocation& invocation_;
@@ -202,6 +203,7 @@ class Follower {
   uint64_t left_;
   std::map<std::string, Source> sources_;
   std::map<std::string, absl::Status> refused_;  // asked once, and not again
+  bool heard_ = false;                           // somebody has answered
   ExitCode code_ = kOk;
   std::string errors_;
 };

@@ -41,6 +41,15 @@ constexpr Verb kVerbs[] = {
      "VMM is to run in. Exit code 0: what --for asks for can be done; 1: something is in the "
      "way.\n",
      Doctor},
+    {"events", "[[VM/]DEVICE]", "--count", "tells what happens to devices, as it happens",
+     "A line an event: when, which device, what, which queue, and the reason: devices that start, "
+     "are\n"
+     "reset or moved, paused or resumed, rings that are broken, queues that stand still, workers "
+     "that\n"
+     "spin. VMs that come later are followed too. It runs until it is stopped, or the one process "
+     "that\n"
+     "--socket names has ended (exit code 5). With --json a line is an object.\n",
+     Events},
     {"handover", "[VM/]DEVICE --to KIND", "--to --reason", "has another backend serve a device",
      "KIND is in-process or kernel. The guest goes on meanwhile: its queues stand still for less\n"
      "than a millisecond, and nothing is lost. Connections of a socket device end, since no other\n"

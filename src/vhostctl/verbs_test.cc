@@ -4,17 +4,21 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernel-abi/event_fd.h"
 #include "src/vhostctl/client.h"
 #include "src/vhostctl/verb.h"
 #include "vhost/control/commands.h"
@@ -83,6 +87,20 @@ class VerbsTest : public ::testing::Test {
   }
 
   std::string Directory() const { return session_ + "/libvhost"; }
+
+  // Publishes to all servers, on the loop's thread.
+  void Publish(const DeviceEvent& event) {
+    absl::Notification done;
+    const kernel_abi::EventFd wake = *kernel_abi::EventFd::Create(kernel_abi::LinuxKernel());
+    auto watch = loop_->WatchReadable(wake.get(), [&] {
+      wake.Drain();
+      for (const auto& server : servers_) server->Publish(event, 0);
+      done.Notify();
+    });
+    ASSERT_TRUE(watch.ok());
+    wake.Signal();
+    done.WaitForNotification();
+  }
 
   std::string Serve(Vm& vm) {
     const std::string path = *control::SocketPath(Directory(), vm.name(), vm.pid());
@@ -277,6 +295,64 @@ TEST_F(VerbsTest, PauseAndResume) {
   EXPECT_THAT(web.calls, ElementsAre("pause net0 vhostctl", "resume net0", "pause net0 vhostctl"));
   web.answer = absl::PermissionDeniedError("/dev/vhost-net: EACCES");
   EXPECT_EQ(Call({"resume", "net0"}).code, kNotPermitted);
+}
+
+TEST_F(VerbsTest, EventsAreToldAsTheyHappen) {
+  Vm web("web", 11, {control::SampleNet()});
+  Vm db("db", 22, {control::SampleVsock()});
+  Serve(web);
+  const std::string socket = Serve(db);
+  // Nobody knows when it listens: what is told again and again is heard then.
+  std::atomic<bool> heard = false;
+  std::thread happening([&] {
+    while (!heard) {
+      Publish({.device = "net0",
+               .report = {.time = "T", .what = "stall", .queue = 1, .text = "tx0 \x1b[2J"}});
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+  });
+  std::string text, json;
+  Invocation invocation = {
+      .verb = "events", .arguments = {"web/net0"}, .directory = Directory(), .count = "2"};
+  invocation.write = [&](absl::string_view line) { return absl::StrAppend(&text, line), true; };
+  EXPECT_EQ(ctl::Run(invocation).code, kOk);
+  invocation.json = true;
+  invocation.count = "1";
+  invocation.arguments.clear();
+  invocation.write = [&](absl::string_view line) { return absl::StrAppend(&json, line), true; };
+  EXPECT_EQ(ctl::Run(invocation).code, kOk);
+  // Nobody reads it.
+  invocation.count.clear();
+  invocation.write = [](absl::string_view) { return false; };
+  EXPECT_EQ(ctl::Run(invocation).code, kOk);
+  heard = true;
+  happening.join();
+  EXPECT_EQ(text,
+            "T web/net0 stall queue 1: tx0 \\x1b[2J\nT web/net0 stall queue 1: tx0 \\x1b[2J\n");
+  EXPECT_THAT(json, HasSubstr("\"event\":{\"device\":\"net0\",\"time\":\"T\",\"what\":\"stall\""));
+  const Outcome none = Call({"events", "net7", "--socket", socket.c_str()});
+  EXPECT_EQ(none.code, kNotFound) << none.err;
+  EXPECT_EQ(Call({"events", "a", "b"}).code, kUsage);
+  EXPECT_EQ(Call({"events", "--count", "0"}).code, kUsage);
+}
+
+TEST_F(VerbsTest, EventsOfAProcessEndWithIt) {
+  Vm web("web", 11, {control::SampleNet()});
+  const std::string socket = Serve(web);
+  Invocation invocation = {.verb = "events", .socket = socket};
+  absl::Notification subscribed;
+  invocation.write = [&](absl::string_view) {
+    if (!subscribed.HasBeenNotified()) subscribed.Notify();
+    return true;
+  };
+  Outcome outcome;
+  std::thread listening([&] { outcome = ctl::Run(invocation); });
+  while (!subscribed.WaitForNotificationWithTimeout(absl::Milliseconds(10))) {
+    Publish({.device = "net0", .report = {.what = "reset"}});
+  }
+  servers_.clear();
+  listening.join();
+  EXPECT_EQ(outcome.code, kUnreachable) << outcome.err;
 }
 
 TEST_F(VerbsTest, AsksAllProcessesAtTheSameTime) {
