@@ -14,7 +14,7 @@ Stages, in order:
     asan     clang, warnings and thread-safety findings are errors; the tests under AddressSanitizer and UBSan   build-asan/
     tsan     g++; the tests under ThreadSanitizer                      build-tsan/
     lint     scripts/check
-    vm       on Debian kernels 6.1, 6.12 and 7: all tests with real vhost nodes, and guests booted end to end
+    vm       on Debian kernels 6.1, 6.12 and 7: all tests with real vhost nodes, and guests booted end to end; scripts/quickstart
 
 Ends with a table of what ran, passed and was skipped, place by place. A test that is skipped in every place fails the
 run: it would prove nothing to anybody. Where at most three tests failed, those are run once more by themselves: emulated
@@ -41,6 +41,7 @@ NEEDS = {"unit": ("build",), "vm": ("build",), "lint": ("asan",)}
 
 # Two emulated hosts at once keep two cores busy; each is one thread.
 VMS_AT_ONCE = max(2, (os.cpu_count() or 2) - 1)
+QUICKSTARTS = ((), ("--without", "module"))
 VM_LIMIT_S = {"units": 1800, "end-to-end": 3600}
 STAGE_LIMIT_S = 3600
 # More failures than these are no accident; nor is anything that a sanitizer says.
@@ -238,8 +239,16 @@ class Run:
         # The long ones first, so that the last to finish is a short one.
         jobs = [(kernel, kind, which) for kind, which in kinds for kernel in kernels]
         with concurrent.futures.ThreadPoolExecutor(max_workers=VMS_AT_ONCE) as pool:
+            whole = not self.options.test and not self.options.vm
+            demonstrations = [pool.submit(self.quickstart, *options) for options in QUICKSTARTS if whole]
             for rows in pool.map(lambda job: self.vm(*job), jobs):
                 self.rows += rows
+            for demonstration in demonstrations:
+                demonstration.result()
+
+    def quickstart(self, *options):
+        """What a newcomer runs first. The build is there already."""
+        self.check(" ".join(["quickstart", *options]), ["scripts/quickstart", *options], limit_s=1800)
 
     def stage(self, name):
         build, asan, tsan = self.options.build, ROOT + "/build-asan", ROOT + "/build-tsan"
