@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A receive queue: frames from a queue of a TAP into a vring, one readv(2) each, straight into the
-// guest's pages.
+// A receive queue: frames from a queue of a TAP into a vring, one system call each, straight into
+// the guest's pages.
 //
 // What a TAP will give next cannot be asked for, and what was read cannot be put back. So chains
 // are held for the largest frame that may come before one is read, as far as the driver has made
 // them available; they are put back at a stop. A read is offered the chains that frames of late
 // would have filled, and behind them memory of ours, from where the tail of a larger frame is
 // copied on. A frame that the chains are too few for waits, whole, until the driver adds some: the
-// only way to lose it is a stop just then, and it is counted.
+// only way to lose it is a stop just then, and it is counted. While all frames are small and a
+// buffer alone might be too small for the next, they are read into that memory of ours and copied,
+// which costs less than the second piece.
 //
 // For a guest that cannot take what the TAP does (segmentation, unfinished checksums) frames are
 // read into memory of ours, made ready (segment_cut.h) and copied.
