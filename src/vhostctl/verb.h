@@ -33,10 +33,13 @@ struct Invocation {
   std::string to;
   std::string reason;
   std::string count;
+  std::string interval;
+  std::string output;
   std::string purposes;  // --for
   std::string queues;
   std::string cid;
   std::string tap;
+  std::string textfile;
   bool json = false;
   bool help = false;
   bool version = false;
@@ -79,9 +82,13 @@ struct Verb {
 
 Outcome List(const Invocation& invocation);
 Outcome Show(const Invocation& invocation);
+Outcome Bundle(const Invocation& invocation);
+Outcome Completion(const Invocation& invocation);
 Outcome Doctor(const Invocation& invocation);
 Outcome Events(const Invocation& invocation);
 Outcome Handover(const Invocation& invocation);
+Outcome Metrics(const Invocation& invocation);
+Outcome Stats(const Invocation& invocation);
 Outcome Pause(const Invocation& invocation);
 Outcome Resume(const Invocation& invocation);
 

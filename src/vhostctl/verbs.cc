@@ -57,12 +57,35 @@ constexpr Verb kVerbs[] = {
      "stays\n"
      "where it was moved to, also when the guest restarts.\n",
      Handover},
+    {"metrics", "", "--textfile", "writes metrics of all devices as Prometheus reads them",
+     "In the OpenMetrics format to stdout, or with --textfile in the older one to a file, which "
+     "is\n"
+     "replaced as a whole: run it from a timer. A process that does not answer has vhost_up 0.\n"
+     "docs/metrics.md lists the metrics.\n",
+     Metrics},
+    {"stats", "[[VM/]DEVICE]", "--interval", "shows what queues do per second",
+     "Two samples of the reports, and their differences a line a queue: chains in flight now, "
+     "chains\n"
+     "given back, packets, kicks, interrupts, how many of those the driver did not want, drops, "
+     "and the\n"
+     "CPU time of the threads that serve it. What the kernel does not count for its own is "
+     "\"-\".\n",
+     Stats},
     {"pause", "[VM/]DEVICE", "--reason", "stops serving a device's queues",
      "The guest's driver waits. What it had negotiated stays, and no guest memory is touched "
      "until\n"
      "the device is resumed.\n",
      Pause},
     {"resume", "[VM/]DEVICE", "", "goes on with a device that was paused", "", Resume},
+    {"bundle", "", "--output", "writes what a bug report wants to know into one file",
+     "One JSON object: what doctor says, the reports of all devices with their last events, what "
+     "the\n"
+     "threads of their processes are doing (kernel stacks as root only), and the kernel's version. "
+     "No\n"
+     "payload is in it; names of VMs, users and interfaces, addresses and MACs are.\n",
+     Bundle},
+    {"completion", "SHELL", "", "writes the completions for bash, zsh or fish",
+     "cmake --install puts them where these shells look.\n", Completion},
 };
 
 constexpr char kExitCodes[] =

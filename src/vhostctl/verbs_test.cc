@@ -7,6 +7,8 @@
 #include <atomic>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <thread>
@@ -353,6 +355,76 @@ TEST_F(VerbsTest, EventsOfAProcessEndWithIt) {
   servers_.clear();
   listening.join();
   EXPECT_EQ(outcome.code, kUnreachable) << outcome.err;
+}
+
+TEST_F(VerbsTest, StatsTakeTwoSamples) {
+  Vm web("web", 11, {control::SampleNet()});
+  Serve(web);
+  const Outcome text = Call({"stats", "--interval", "0.01"});
+  EXPECT_EQ(text.code, kOk) << text.err;
+  EXPECT_THAT(text.out, HasSubstr("SUPPRESSED"));
+  EXPECT_THAT(text.out, HasSubstr("rx0"));
+  EXPECT_THAT(Call({"stats", "11/net0", "--interval=0.01", "--json"}).out,
+              HasSubstr("\"chains_per_s\": 0"));
+  EXPECT_EQ(Call({"stats", "db/net0", "--interval=0.01"}).code, kNotFound);
+  for (const char* wrong : {"0", "x", "-1", "nan", "1e9"}) {
+    EXPECT_EQ(Call({"stats", "--interval", wrong}).code, kUsage) << wrong;
+  }
+}
+
+TEST_F(VerbsTest, MetricsGoToStdoutOrToAFileAsAWhole) {
+  Vm web("web", 11, {control::SampleNet()});
+  Serve(web);
+  const Outcome out = Call({"metrics"});
+  EXPECT_EQ(out.code, kOk) << out.err;
+  EXPECT_THAT(out.out, ::testing::EndsWith("# EOF\n"));
+  const std::string path = session_ + "/vhost.prom";
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(Call({"metrics", "--textfile", path.c_str()}).code, kOk);
+  EXPECT_EQ(std::filesystem::status(path).permissions(), std::filesystem::perms{0644});
+  EXPECT_GT(std::filesystem::file_size(path), 1000u);
+  const Outcome nowhere = Call({"metrics", "--textfile", "/nowhere/vhost.prom"});
+  EXPECT_EQ(nowhere.code, kNotFound);
+  EXPECT_THAT(nowhere.err, HasSubstr("/nowhere/vhost.prom"));
+  EXPECT_EQ(Call({"metrics", "--textfile", "/tmp/x"}).code, kUsage);
+}
+
+TEST_F(VerbsTest, ABundleHasItAll) {
+  Vm web("web", static_cast<int>(getpid()), {control::SampleNet()});
+  Serve(web);
+  const std::string path = session_ + "/bundle.json";
+  const Outcome outcome = Call({"bundle", "-o", path.c_str()});
+  EXPECT_EQ(outcome.code, kOk) << outcome.err;
+  EXPECT_EQ(std::filesystem::status(path).permissions(), std::filesystem::perms{0600});
+  std::ifstream file(path);
+  const std::string json((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  for (const char* part :
+       {"\"purpose\": \"net\"", "\"kick_count\": 17", "\"voluntary_ctxt_switches\""}) {
+    EXPECT_THAT(json, HasSubstr(part));
+  }
+  EXPECT_THAT(Call({"bundle"}).out, HasSubstr("\"bundle_of\": \"vhostctl "));
+}
+
+TEST_F(VerbsTest, CompletionsKnowEveryVerbAndOption) {
+  for (const char* shell : {"bash", "zsh", "fish"}) {
+    const Outcome outcome = Call({"completion", shell});
+    EXPECT_EQ(outcome.code, kOk);
+    for (const Verb& verb : Verbs()) EXPECT_THAT(outcome.out, HasSubstr(verb.name)) << shell;
+    for (const Option& option : Options()) {
+      EXPECT_THAT(outcome.out, HasSubstr(std::string(option.name).substr(2))) << shell;
+    }
+  }
+  EXPECT_EQ(Call({"completion", "csh"}).code, kUsage);
+}
+
+TEST_F(VerbsTest, TheManPageKnowsEveryVerbAndOption) {
+  std::ifstream file(LIBVHOST_DOCS "/man/vhostctl.1");
+  const std::string page((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  ASSERT_FALSE(page.empty());
+  for (const Verb& verb : Verbs()) EXPECT_THAT(page, HasSubstr(verb.name));
+  for (const Option& option : Options()) {
+    const std::string name = absl::StrCat("\\-\\-", std::string(option.name).substr(2));
+    EXPECT_THAT(page, HasSubstr(name));
+  }
 }
 
 TEST_F(VerbsTest, AsksAllProcessesAtTheSameTime) {

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// Which metrics there are, and how they come out of reports. docs/metrics.md lists them.
+#pragma once
+
+#include <vector>
+
+#include "src/vhostctl/foreign/process.h"
+#include "src/vhostctl/gather.h"
+#include "src/vhostctl/metrics/exposition.h"
+
+namespace vhost::ctl {
+
+Exposition MetricsOf(const Gathered& gathered, const std::vector<ForeignProcess>& foreign);
+
+}  // namespace vhost::ctl

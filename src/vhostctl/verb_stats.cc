@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "src/vhostctl/client.h"
+#include "src/vhostctl/columns.h"
+#include "src/vhostctl/json_text.h"
+#include "src/vhostctl/rates.h"
+#include "src/vhostctl/verb.h"
+
+namespace vhost::ctl {
+namespace {
+
+using Rows = std::vector<std::vector<std::string>>;
+
+std::string Cell(const std::optional<double>& value) {
+  return value.has_value() ? absl::StrFormat("%.0f", *value) : "-";
+}
+std::string Percent(const std::optional<double>& value) {
+  return value.has_value() ? absl::StrFormat("%.0f%%", *value * 100) : "-";
+}
+
+std::vector<std::string> RowOf(const QueueRates& rates) {
+  return {rates.vm,
+          rates.device,
+          absl::StrCat(rates.queue),
+          rates.role,
+          rates.served_by,
+          rates.depth.has_value() ? absl::StrCat(*rates.depth) : "-",
+          Cell(rates.chains),
+          Cell(rates.packets),
+          Cell(rates.bytes),
+          Cell(rates.kicks),
+          Cell(rates.calls),
+          Percent(rates.suppressed),
+          rates.drop_reasons.empty()
+              ? Cell(rates.drops)
+              : absl::StrCat(Cell(rates.drops), " (", absl::StrJoin(rates.drop_reasons, ","), ")"),
+          Percent(rates.cpu),
+          rates.stalled ? "STALLED" : ""};
+}
+
+std::string Number(const std::optional<double>& value) {
+  return value.has_value() ? absl::StrFormat("%.6g", *value) : "null";
+}
+
+std::string JsonOf(const QueueRates& rates) {
+  return JsonObject()
+      .Text("vm", rates.vm)
+      .Value("pid", rates.pid)
+      .Text("device", rates.device)
+      .Value("queue", rates.queue)
+      .Text("role", rates.role)
+      .Text("served_by", rates.served_by)
+      .Json("depth", rates.depth.has_value() ? absl::StrCat(*rates.depth) : "null")
+      .Json("chains_per_s", Number(rates.chains))
+      .Json("packets_per_s", Number(rates.packets))
+      .Json("bytes_per_s", Number(rates.bytes))
+      .Json("kicks_per_s", Number(rates.kicks))
+      .Json("calls_per_s", Number(rates.calls))
+      .Json("suppressed_calls", Number(rates.suppressed))
+      .Json("drops_per_s", Number(rates.drops))
+      .Json("drop_reasons", JsonStrings(rates.drop_reasons))
+      .Json("cpus", Number(rates.cpu))
+      .Value("stalled", rates.stalled)
+      .Done();
+}
+
+bool IsMeant(const std::string& argument, const QueueRates& rates) {
+  const size_t slash = argument.find('/');
+  if (slash == std::string::npos) return argument.empty() || argument == rates.device;
+  const std::string vm = argument.substr(0, slash);
+  return (vm == rates.vm || vm == absl::StrCat(rates.pid)) &&
+         argument.substr(slash + 1) == rates.device;
+}
+
+}  // namespace
+
+Outcome Stats(const Invocation& invocation) {
+  if (invocation.arguments.size() > 1) return WrongUsage("stats takes one argument, [VM/]DEVICE");
+  const std::string wanted = invocation.arguments.empty() ? "" : invocation.arguments[0];
+  double interval_s = 1;
+  if (!invocation.interval.empty() && (!absl::SimpleAtod(invocation.interval, &interval_s) ||
+                                       !(interval_s >= 0.01) || !(interval_s <= 3600))) {
+    return WrongUsage("--interval: seconds, 0.01 to 3600");
+  }
+  const Gathered before = Gather(invocation);
+  absl::SleepFor(absl::Seconds(interval_s));
+  const Gathered after = Gather(invocation);
+  Outcome outcome = {.code = after.code, .err = after.errors};
+  Rows rows = {{"VM", "DEVICE", "QUEUE", "ROLE", "SERVED BY", "DEPTH", "CHAINS/s", "PACKETS/s",
+                "BYTES/s", "KICKS/s", "CALLS/s", "SUPPRESSED", "DROPS/s", "CPU", ""}};
+  std::vector<std::string> json;
+  for (const QueueRates& rates : RatesOf(before, after)) {
+    if (!IsMeant(wanted, rates)) continue;
+    rows.push_back(RowOf(rates));
+    for (std::string& cell : rows.back()) cell = Printable(cell);
+    json.push_back(JsonOf(rates));
+  }
+  if (json.empty() && !wanted.empty() && outcome.code == kOk) {
+    return Failed(
+        absl::NotFoundError(absl::StrCat(Printable(wanted),
+                                         ": no such device with an active queue; vhostctl list "
+                                         "shows those that there are")));
+  }
+  if (invocation.json) {
+    const auto text = control::Indent(JsonList(json));
+    if (!text.ok()) return Failed(text.status());
+    outcome.out = absl::StrCat(*text, "\n");
+  } else if (rows.size() > 1) {
+    outcome.out = Columns(rows);
+  }
+  return outcome;
+}
+
+}  // namespace vhost::ctl
