@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -54,9 +55,14 @@ class Linux final : public Kernel {
   int SetNice(pid_t tid, int nice) override {
     return OrMinusErrno(::setpriority(PRIO_PROCESS, static_cast<id_t>(tid), nice));
   }
+  int IoUringSetup(uint32_t entries, io_uring_params& params) override {
+    return static_cast<int>(OrMinusErrno(::syscall(__NR_io_uring_setup, entries, &params)));
+  }
 };
 
 }  // namespace
+
+int Kernel::IoUringSetup(uint32_t, io_uring_params&) { return -ENOSYS; }
 
 Kernel& LinuxKernel() {
   static Linux linux_kernel;

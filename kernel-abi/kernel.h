@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <string>
 
+struct io_uring_params;
+
 namespace kernel_abi {
 
 // The seam between this project and Linux: every system call that configures a device goes through
@@ -44,6 +46,8 @@ class Kernel {
   // sched_setaffinity(2) and setpriority(2) of one thread (0: the calling one).
   virtual int SetAffinity(pid_t tid, const cpu_set_t& cpus) = 0;
   virtual int SetNice(pid_t tid, int nice) = 0;
+  // io_uring_setup(2). A kernel that has none, as any that does not say otherwise: -ENOSYS.
+  virtual int IoUringSetup(uint32_t entries, io_uring_params& params);
 };
 
 // Linux itself: one stateless object for the whole process.

@@ -108,6 +108,8 @@ struct BackendReport {
   VhostFeatures vhost_acked;
   uint64_t memory_updates = 0;  // VHOST_SET_MEM_TABLE since creation
   uint32_t max_memory_regions = 0;
+  std::string io_engine;         // "syscall", "io_uring": in-process network devices
+  std::string io_engine_reason;  // why that one
   std::vector<BackendVringReport> vrings;
   std::vector<WorkerReport> workers;
   std::optional<SocketsReport> sockets;  // of a socket device that this process serves

@@ -135,6 +135,11 @@ void Identity(std::string* out, const control::ProcessInfo& process, const Devic
   Fact(out, "problem", Text(report.problem));
   Fact(out, "policy", Text(report.policy));
   Fact(out, "backend", BackendText(report.backend));
+  if (report.backend.has_value() && !report.backend->io_engine.empty()) {
+    Fact(out, "io engine",
+         absl::StrCat(report.backend->io_engine, " (",
+                      Text(report.backend->io_engine_reason, "not told why"), ")"));
+  }
   for (const RefusalReport& refusal : report.refusals) {
     Fact(out, "passed over", absl::StrCat(Name(refusal.kind), ": ", Text(refusal.reason)));
   }

@@ -22,6 +22,7 @@ constexpr char kNetText[] = R"(net0: net, virtio-pci 00:01.0, VM demo, process 1
   problem:        none
   policy:         prefer
   backend:        kernel, /dev/vhost-net, running
+  io engine:      syscall (asked for)
   passed over:    vhost-user: /run/vu.sock: connect: ENOENT
   paused:         by the host: nothing is served
   handovers:      17, 2 of them failovers; 1 failed

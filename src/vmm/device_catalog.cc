@@ -58,6 +58,9 @@ constexpr DeviceProperty kNetProperties[] = {
     {"worker-cpus", Kind::kText, kWorkerCpus},
     {"worker-nice", Kind::kText, kWorkerNice},
     {"worker-cgroup", Kind::kText, kWorkerCgroup},
+    {"io-engine", Kind::kText,
+     "how this process reads and writes the TAP when it serves the device: auto, syscall or "
+     "io_uring (default auto)"},
 };
 
 constexpr DeviceProperty kVsockProperties[] = {

@@ -28,6 +28,15 @@ absl::StatusOr<vhost::OffloadPolicy> ParsePolicy(const DeviceOption& device) {
   return Wrong("vhost", text, "require, prefer or never is needed");
 }
 
+absl::StatusOr<vhost::inprocess::IoEngine> ParseIoEngine(const DeviceOption& device) {
+  using enum vhost::inprocess::IoEngine;
+  const std::string text = device.Text("io-engine", "auto");
+  for (const auto engine : {kAuto, kSyscall, kIoUring}) {
+    if (text == Name(engine)) return engine;
+  }
+  return Wrong("io-engine", text, "auto, syscall or io_uring is needed");
+}
+
 // fds that whoever started us left open, "5:6".
 absl::StatusOr<std::vector<kernel_abi::UniqueFd>> TakeFds(const DeviceOption& device,
                                                           absl::string_view property) {
@@ -136,6 +145,9 @@ absl::StatusOr<vhost::NetOptions> MakeNetOptions(const DeviceOption& device, std
     options.in_process.thread_options.busy_poll_us = options.backend.busyloop_us;
   }
   options.backend.worker = *std::move(worker);
+  absl::StatusOr<vhost::inprocess::IoEngine> io_engine = ParseIoEngine(device);
+  if (!io_engine.ok()) return io_engine.status();
+  options.in_process.io_engine = *io_engine;
   return options;
 }
 

@@ -50,7 +50,8 @@ TEST(DeviceOptions, DefaultsRequireTheKernelAndWithholdWhatItLacks) {
 TEST(DeviceOptions, NetPropertiesReachTheirPlaces) {
   const auto net = Net(
       ",tap=tap7,queues=2,mac=52:54:00:12:34:56,mtu=9000,sndbuf=0,vhost=prefer,vhostdev=/dev/v,"
-      "poll-us=50,queue-size=512,worker-cpus=0-2:5,worker-nice=-5,worker-cgroup=/sys/fs/cgroup/x");
+      "poll-us=50,queue-size=512,worker-cpus=0-2:5,worker-nice=-5,worker-cgroup=/sys/fs/cgroup/x,"
+      "io-engine=io_uring");
   ASSERT_TRUE(net.ok()) << net.status();
   EXPECT_EQ(net->tap.name, "tap7");
   EXPECT_EQ(net->tap.sndbuf_bytes, vhost::kUnlimitedSndbuf);
@@ -64,6 +65,7 @@ TEST(DeviceOptions, NetPropertiesReachTheirPlaces) {
   EXPECT_EQ(net->backend.worker.cpus, (std::vector<int>{0, 1, 2, 5}));
   EXPECT_EQ(net->backend.worker.nice, -5);
   EXPECT_EQ(net->backend.worker.cgroup, "/sys/fs/cgroup/x");
+  EXPECT_EQ(net->in_process.io_engine, vhost::inprocess::IoEngine::kIoUring);
 }
 
 TEST(DeviceOptions, SwitchesThatAreOffWithholdTheirFeatures) {
@@ -107,6 +109,7 @@ TEST(DeviceOptions, WrongValuesAreNamed) {
       {",worker-cpus=9999", "worker-cpus=9999: CPUs and ranges"},
       {",worker-nice=20", "worker-nice=20: a number from -20 to 19 is needed"},
       {",mac=52:54", "52:54"},
+      {",io-engine=aio", "io-engine=aio: auto, syscall or io_uring is needed"},
   };
   for (const auto& [properties, message] : cases) {
     const auto net = Net(properties);

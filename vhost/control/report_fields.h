@@ -226,6 +226,8 @@ void Fields(Archive& archive, Report& backend) {
   archive.Features("vhost_acked", backend.vhost_acked);
   archive.Value("memory_updates", backend.memory_updates);
   archive.Value("max_memory_regions", backend.max_memory_regions);
+  archive.Value("io_engine", backend.io_engine);
+  archive.Value("io_engine_reason", backend.io_engine_reason);
   archive.List("vrings", backend.vrings);
   archive.List("workers", backend.workers);
   archive.Object("sockets", backend.sockets);

@@ -24,7 +24,7 @@ using ::testing::Not;
   [[maybe_unused]] auto [o1, o2] = DropReport();
   [[maybe_unused]] auto [p1, p2, p3, p4, p5, p6, p7, p8, p9, p10] = DataPathReport();
   [[maybe_unused]] auto [b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b11] = BackendVringReport();
-  [[maybe_unused]] auto [k1, k2, k3, k4, k5, k6, k7, k8, k9, k10] = BackendReport();
+  [[maybe_unused]] auto [k1, k2, k3, k4, k5, k6, k7, k8, k9, k10, k11, k12] = BackendReport();
   [[maybe_unused]] auto [s1, s2, s3, s4, s5, s6] = SocketsReport();
   [[maybe_unused]] auto [c1, c2, c3, c4, c5, c6, c7, c8, c9, c10] = ConnectionReport();
   [[maybe_unused]] auto [r1, r2] = RefusalReport();
@@ -76,7 +76,8 @@ TEST(ReportJson, HasEveryMember) {
            R"("spins":2,"stalled":[1]})",
            R"("backend":{"kind":"kernel","node":"/dev/vhost-net","running":true)",
            R"("vhost_acked":{"bits":"0x100000000","names":["VIRTIO_F_VERSION_1"]})",
-           R"("memory_updates":2,"max_memory_regions":64)",
+           R"("memory_updates":2,"max_memory_regions":64,"io_engine":"syscall",)"
+           R"("io_engine_reason":"asked for")",
            R"({"queue":0,"vhost_fd":20,"vhost_index":0,"kick_fd":12,"call_fd":13,"err_fd":21,)"
            R"("errors":0,"last_avail":65535,"busyloop_us":50,"data_path":null,"problem":""})",
            R"("call_fd":null,"err_fd":22,"errors":3,"last_avail":null,"busyloop_us":null,)"

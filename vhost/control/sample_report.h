@@ -25,6 +25,8 @@ inline DeviceReport SampleNet() {
   backend.vhost_acked = VhostFeatures::FromWords(0x100000000);
   backend.memory_updates = 2;
   backend.max_memory_regions = 64;
+  backend.io_engine = "syscall";
+  backend.io_engine_reason = "asked for";
   backend.vrings = {{.queue = 0,
                      .vhost_fd = 20,
                      .vhost_index = 0,

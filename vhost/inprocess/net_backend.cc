@@ -49,10 +49,10 @@ absl::Status MakeNonBlocking(int fd) {
 // A pair and the thread that serves it, which goes last.
 class InProcessNetBackend::Pair {
  public:
-  Pair(std::shared_ptr<DataThread> thread, int tap_fd, kernel_abi::EventFd rx_error,
-       kernel_abi::EventFd tx_error)
+  Pair(std::shared_ptr<DataThread> thread, int tap_fd, std::unique_ptr<FrameRing> ring,
+       kernel_abi::EventFd rx_error, kernel_abi::EventFd tx_error)
       : thread_(std::move(thread)),
-        net(*thread_, tap_fd, std::move(rx_error), std::move(tx_error)) {}
+        net(*thread_, tap_fd, std::move(ring), std::move(rx_error), std::move(tx_error)) {}
 
  private:
   std::shared_ptr<DataThread> thread_;
@@ -90,10 +90,20 @@ absl::StatusOr<std::unique_ptr<InProcessNetBackend>> InProcessNetBackend::Create
     if (!rx_error.ok()) return rx_error.status();
     absl::StatusOr<kernel_abi::EventFd> tx_error = kernel_abi::EventFd::Create(kernel);
     if (!tx_error.ok()) return tx_error.status();
-    backend->pairs_.push_back(std::make_unique<Pair>(std::move(thread), with.tap_fds[pair],
+    const int tap_fd = with.tap_fds[pair];
+    backend->pairs_.push_back(std::make_unique<Pair>(std::move(thread), tap_fd,
+                                                     backend->MakeRing(tap_fd),
                                                      *std::move(rx_error), *std::move(tx_error)));
   }
   return backend;
+}
+
+std::unique_ptr<FrameRing> InProcessNetBackend::MakeRing(int tap_fd) {
+  if (options_.io_engine != IoEngine::kIoUring || !io_uring_refused_.ok()) return nullptr;
+  absl::StatusOr<std::unique_ptr<FrameRing>> ring = FrameRing::Create(kernel_, tap_fd);
+  if (ring.ok()) return *std::move(ring);
+  io_uring_refused_ = ring.status();
+  return nullptr;
 }
 
 VirtioFeatures InProcessNetBackend::Supported(VirtioFeatures wanted) const {
@@ -201,7 +211,8 @@ absl::Status InProcessNetBackend::StartOne(const BackendVring& vring, const Runn
   const int tap_fd = options_.tap_fds[static_cast<size_t>(vring.queue) / 2];
   absl::Status status;
   if (transmit) {
-    TransmitQueue::Options options{.tap_fd = tap_fd, .header_bytes = header_bytes};
+    TransmitQueue::Options options{
+        .tap_fd = tap_fd, .header_bytes = header_bytes, .merge = {}, .ring = pair.ring()};
     if (options_.coalesce) {
       options.merge = {.tcp4 = !with.acked.Has(kNetHostTso4),
                        .tcp6 = !with.acked.Has(kNetHostTso6),
@@ -220,7 +231,8 @@ absl::Status InProcessNetBackend::StartOne(const BackendVring& vring, const Runn
                                         .takes_tso4 = with.acked.Has(kNetGuestTso4),
                                         .takes_tso6 = with.acked.Has(kNetGuestTso6),
                                         .takes_uso4 = with.acked.Has(kNetGuestUso4),
-                                        .takes_uso6 = with.acked.Has(kNetGuestUso6)};
+                                        .takes_uso6 = with.acked.Has(kNetGuestUso6),
+                                        .ring = pair.ring()};
     pair.thread().Call([&] { status = pair.StartReceive(vring, std::move(queue), options); });
   }
   return context(status);
@@ -360,11 +372,30 @@ DataThread& InProcessNetBackend::thread(int pair) const {
   return pairs_[static_cast<size_t>(pair)]->net.thread();
 }
 
+void InProcessNetBackend::ReportIoEngine(BackendReport& report) const {
+  absl::Status refused = io_uring_refused_;
+  for (const std::unique_ptr<Pair>& pair : pairs_) {
+    const NetPair& net = pair->net;
+    if (net.ring() == nullptr) continue;
+    net.thread().Call([&] { refused.Update(net.ring()->broken()); });
+  }
+  const bool by_ring = options_.io_engine == IoEngine::kIoUring && refused.ok();
+  report.io_engine = Name(by_ring ? IoEngine::kIoUring : IoEngine::kSyscall);
+  if (options_.io_engine == IoEngine::kAuto) {
+    report.io_engine_reason = "auto: system calls cost less on a TAP than io_uring does";
+  } else if (!refused.ok()) {
+    report.io_engine_reason = absl::StrCat("io_uring was asked for: ", refused.message());
+  } else {
+    report.io_engine_reason = "asked for";
+  }
+}
+
 BackendReport InProcessNetBackend::Report() const {
   BackendReport report{.kind = BackendKind::kInProcess,
                        .node = "TAP",
                        .running = running_.has_value(),
                        .memory_updates = memory_updates_};
+  ReportIoEngine(report);
   for (size_t i = 0; i < pairs_.size(); ++i) {
     const NetPair& pair = pairs_[i]->net;
     DataThread& thread = pair.thread();

@@ -20,6 +20,7 @@
 #include "kernel-abi/kernel.h"
 #include "vhost/backend.h"
 #include "vhost/inprocess/data_thread.h"
+#include "vhost/inprocess/frame_ring.h"
 #include "vhost/inprocess/net_receive.h"
 
 namespace vhost::inprocess {
@@ -32,6 +33,8 @@ struct InProcessNetOptions {
   // Serves all queue pairs. Without, each has a thread of its own, made as below.
   std::shared_ptr<DataThread> thread;
   DataThreadOptions thread_options{.name = "vhost-net"};
+  // How frames get into the TAP and out of it. The report tells what became of it, and why.
+  IoEngine io_engine = IoEngine::kAuto;
   // Merges what the driver sends in segments, where it does not leave segmentation to the device:
   // fewer, larger writes. Frames arrive as they were sent, but frames of different flows that were
   // sent in one burst may change places.
@@ -84,6 +87,9 @@ class InProcessNetBackend final : public Backend {
   };
 
   InProcessNetBackend(kernel_abi::Kernel& kernel, InProcessNetOptions options);
+  // Null where system calls are to be made.
+  std::unique_ptr<FrameRing> MakeRing(int tap_fd);
+  void ReportIoEngine(BackendReport& report) const;
   absl::Status CheckQueue(int queue) const;
   absl::Status CheckTap(size_t pair, VirtioFeatures acked) const;
   // The most that a frame of this TAP may have now; 0: not to be found out.
@@ -97,6 +103,7 @@ class InProcessNetBackend final : public Backend {
   kernel_abi::Kernel& kernel_;
   const InProcessNetOptions options_;
   std::vector<std::unique_ptr<Pair>> pairs_;
+  absl::Status io_uring_refused_;
   std::optional<Running> running_;
   std::optional<Prepared> prepared_;
   unsigned extra_offloads_ = 0;

@@ -27,10 +27,11 @@ static_assert(sizeof(NetScratch) <= DataThread::kScratchBytes);
 
 }  // namespace
 
-NetPair::NetPair(DataThread& thread, int tap_fd, kernel_abi::EventFd rx_error,
-                 kernel_abi::EventFd tx_error)
+NetPair::NetPair(DataThread& thread, int tap_fd, std::unique_ptr<FrameRing> ring,
+                 kernel_abi::EventFd rx_error, kernel_abi::EventFd tx_error)
     : thread_(thread),
       tap_fd_(tap_fd),
+      ring_(std::move(ring)),
       rx_(std::move(rx_error)),
       tx_(std::move(tx_error)),
       scratch_(*new (thread.scratch().data()) NetScratch) {}

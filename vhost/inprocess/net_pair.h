@@ -21,6 +21,7 @@
 #include "kernel-abi/event_fd.h"
 #include "vhost/backend.h"
 #include "vhost/inprocess/data_thread.h"
+#include "vhost/inprocess/frame_ring.h"
 #include "vhost/inprocess/net_counters.h"
 #include "vhost/inprocess/net_receive.h"
 #include "vhost/inprocess/net_transmit.h"
@@ -42,8 +43,9 @@ class NetPair final : public DataTask {
     std::string problem;
   };
 
-  NetPair(DataThread& thread, int tap_fd, kernel_abi::EventFd rx_error,
-          kernel_abi::EventFd tx_error);
+  // With `ring` (of the same fd) frames go by io_uring, else by system calls.
+  NetPair(DataThread& thread, int tap_fd, std::unique_ptr<FrameRing> ring,
+          kernel_abi::EventFd rx_error, kernel_abi::EventFd tx_error);
   // Stops what is running.
   ~NetPair() override;
 
@@ -65,6 +67,7 @@ class NetPair final : public DataTask {
   Direction& direction(bool transmit) { return transmit ? tx_ : rx_; }
   const Direction& direction(bool transmit) const { return transmit ? tx_ : rx_; }
   DataThread& thread() const { return thread_; }
+  FrameRing* ring() const { return ring_.get(); }
 
   bool Poll() override;
   bool Arm() override;
@@ -86,6 +89,7 @@ class NetPair final : public DataTask {
 
   DataThread& thread_;
   const int tap_fd_;
+  const std::unique_ptr<FrameRing> ring_;
   Direction rx_;
   Direction tx_;
   std::unique_ptr<ReceiveQueue> receive_;

@@ -36,16 +36,19 @@ ReceiveQueue::Outcome ReceiveQueue::Burst() {
   const uint64_t bytes_before = counters_.bytes;
   const size_t want = options_.header_bytes + (options_.large ? kMaxFrameBytes : kUsualFrameBytes);
   size_t frames = 0;
-  for (; frames < kBurstFrames && counters_.bytes - bytes_before < kBurstBytes; ++frames) {
+  while (frames < kBurstFrames && counters_.bytes - bytes_before < kBurstBytes) {
     Hold(std::max(want, direct_target_));
     if (held() == 0) {
       outcome = Outcome::kStarved;
       break;
     }
-    const Read read = waiting_ != nullptr ? DeliverWaiting()
-                      : options_.take_all ? ReadDirect()
-                                          : ReadAndConvert();
+    ++frames;
+    const Read read = waiting_ != nullptr        ? DeliverWaiting()
+                      : !options_.take_all       ? ReadAndConvert()
+                      : options_.ring != nullptr ? ReadBatch(kBurstFrames - frames, frames)
+                                                 : ReadDirect();
     if (read == Read::kDelivered || read == Read::kDropped) continue;
+    --frames;
     outcome = read == Read::kNothing ? Outcome::kIdle
               : read == Read::kWaits ? Outcome::kStarved
                                      : Outcome::kTapGone;
@@ -70,16 +73,23 @@ bool ReceiveQueue::Hold(size_t bytes) {
   // Without mergeable buffers a frame goes into one chain, whatever its size.
   const size_t most = options_.mergeable ? queue_->size() : 1;
   while (held_bytes_ < bytes && held() < most) {
-    Chain chain;
-    if (!queue_->Take(chain)) return false;
+    if (!TakeOne()) return false;
+  }
+  return held_bytes_ >= bytes;
+}
+
+bool ReceiveQueue::TakeOne() {
+  Chain chain;
+  while (queue_->Take(chain)) {
     if (chain.writable_bytes() == 0) {  // Nothing can ever be received into it.
       counters_.Drop(NetDrop::kSmallBuffers);
       continue;
     }
     held_bytes_ += chain.writable_bytes();
     chains_.push_back(std::move(chain));
+    return true;
   }
-  return held_bytes_ >= bytes;
+  return false;
 }
 
 void ReceiveQueue::ReturnFilled(size_t bytes) {
@@ -135,6 +145,10 @@ ssize_t ReceiveQueue::ReadFromTap(std::span<const iovec> pieces, Read& outcome) 
                 ? ::read(options_.tap_fd, pieces[0].iov_base, pieces[0].iov_len)
                 : ::readv(options_.tap_fd, pieces.data(), static_cast<int>(pieces.size()));
   } while (bytes < 0 && errno == EINTR);
+  return Judge(bytes, errno, outcome);
+}
+
+ssize_t ReceiveQueue::Judge(ssize_t bytes, int error, Read& outcome) {
   if (bytes >= 0) {
     const auto least = static_cast<ssize_t>(options_.header_bytes + kEthernetBytes);
     if (bytes >= least) return bytes;
@@ -142,30 +156,28 @@ ssize_t ReceiveQueue::ReadFromTap(std::span<const iovec> pieces, Read& outcome) 
     outcome = Read::kDropped;
     return -1;
   }
-  if (errno == EAGAIN) {
+  if (error == EAGAIN) {
     outcome = Read::kNothing;
-  } else if (errno == EFAULT || errno == ENOMEM || errno == ENOBUFS || errno == EINVAL) {
+  } else if (error == EFAULT || error == ENOMEM || error == ENOBUFS || error == EINVAL) {
     // The frame is gone: the guest's page is not there, or the kernel's memory.
     counters_.Drop(NetDrop::kRefused);
     outcome = Read::kDropped;
   } else {
-    tap_error_ = errno;
+    tap_error_ = error;
     outcome = Read::kTapGone;
   }
   return -1;
 }
 
-bool ReceiveQueue::OneIsEnough() const {
-  const Chain& first = chains_[first_];
-  if (first.writable().size() != 1) return false;
+bool ReceiveQueue::IsEnough(const Chain& chain) const {
+  if (chain.writable().size() != 1) return false;
   const size_t most = most_bytes_ != 0 ? most_bytes_ : options_.header_bytes + kMaxFrameBytes;
-  return first.writable_bytes() > most;
+  return chain.writable_bytes() > most;
 }
 
 ReceiveQueue::Read ReceiveQueue::ReadDirect() {
   Read outcome = Read::kNothing;
-  if (OneIsEnough()) {
-    const Chain& first = chains_[first_];
+  if (const Chain& first = chains_[first_]; IsEnough(first)) {
     const ssize_t result = ReadFromTap(first.writable(), outcome);
     if (result < 0) return outcome;
     if (static_cast<size_t>(result) == first.writable_bytes()) {
@@ -213,6 +225,73 @@ ReceiveQueue::Read ReceiveQueue::ReadAside() {
   std::memcpy(first.iov_base, scratch_.bytes.data(), bytes);
   Complete(bytes);
   return Read::kDelivered;
+}
+
+// ---- A burst by io_uring -----------------------------------------------------------------------
+
+ReceiveQueue::Read ReceiveQueue::ReadBatch(size_t most, size_t& frames) {
+  // While there is only a frame now and then, reads in vain would cost more than is won.
+  size_t batch = std::min(batch_, most + 1);
+  batch_ = std::min(2 * batch_, FrameRing::kMaxBatch);
+  if (batch > 1 && options_.ring->broken().ok()) batch = HoldForBatch(batch);
+  if (batch < 2 || !options_.ring->broken().ok()) {
+    const Read read = ReadDirect();
+    if (read == Read::kNothing) batch_ = 1;
+    return read;
+  }
+  for (size_t i = 0; i < batch; ++i) options_.ring->AddRead(chains_[first_ + i].writable());
+  --frames;  // It was counted, and is counted again.
+  const Read read = DeliverBatch(options_.ring->Run(), frames);
+  if (read == Read::kNothing) batch_ = 1;
+  if (read != Read::kDelivered && read != Read::kDropped) ++frames;
+  // Frames that are read one by one go into the first of them alone.
+  while (!options_.mergeable && held() > 1) {
+    held_bytes_ -= chains_.back().writable_bytes();
+    queue_->PutBack(std::move(chains_.back()));
+    chains_.pop_back();
+  }
+  return read;
+}
+
+size_t ReceiveQueue::HoldForBatch(size_t most) {
+  while (held() < most && TakeOne()) continue;
+  size_t count = 0;
+  while (count < std::min(most, held()) && IsEnough(chains_[first_ + count])) ++count;
+  return count;
+}
+
+ReceiveQueue::Read ReceiveQueue::DeliverBatch(std::span<const int> results, size_t& frames) {
+  Read last = Read::kDelivered;
+  // Buffers, of those that were offered, that are still empty though one behind them is not.
+  size_t empty = 0;
+  for (const int result : results) {
+    last = Read::kDelivered;
+    if (result == FrameRing::kNotTried) {  // There is no ring any more.
+      ++empty;
+      continue;
+    }
+    const ssize_t bytes = Judge(result, -result, last);
+    if (bytes < 0) {
+      ++empty;
+      if (last == Read::kTapGone) return last;
+      if (last == Read::kDropped) ++frames;
+      continue;
+    }
+    ++frames;
+    const Chain& from = chains_[first_ + empty];
+    const Chain& to = chains_[first_];
+    const auto size = static_cast<size_t>(bytes);
+    if (size == from.writable_bytes() || size > to.writable_bytes()) {
+      most_bytes_ = 0;
+      counters_.Drop(NetDrop::kLongFrame);
+      ++empty;
+      continue;
+    }
+    // A frame came just behind a read that found none: buffers are used in order all the same.
+    if (empty > 0) std::memmove(to.writable()[0].iov_base, from.writable()[0].iov_base, size);
+    Complete(size);
+  }
+  return last;
 }
 
 // The header is there, but for how many chains the frame takes up, which no TAP knows.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A receive queue: frames from a queue of a TAP into a vring, one system call each, straight into
-// the guest's pages.
+// A receive queue: frames from a queue of a TAP into a vring, one system call each or a burst of
+// them by io_uring (frame_ring.h), straight into the guest's pages.
 //
 // What a TAP will give next cannot be asked for, and what was read cannot be put back. So chains
 // are held for the largest frame that may come before one is read, as far as the driver has made
@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "kernel-abi/virtio.h"
+#include "vhost/inprocess/frame_ring.h"
 #include "vhost/inprocess/net_counters.h"
 #include "vhost/inprocess/net_scratch.h"
 #include "vhost/inprocess/virtqueue.h"
@@ -59,6 +60,9 @@ class ReceiveQueue {
     bool takes_tso6 = true;
     bool takes_uso4 = true;
     bool takes_uso6 = true;
+    // Of the same fd, lent; used where each buffer alone has room for whatever comes. Null: a
+    // system call a frame.
+    FrameRing* ring = nullptr;
   };
   ReceiveQueue(std::unique_ptr<Virtqueue> queue, const Options& options, NetScratch& scratch,
                NetCounters& counters);
@@ -92,6 +96,7 @@ class ReceiveQueue {
   size_t held() const { return chains_.size() - first_; }
   // Takes chains until so many bytes are held. False: there are fewer.
   bool Hold(size_t bytes);
+  bool TakeOne();
   // Returns the chains that the first `bytes` of a stream over them fill.
   void ReturnFilled(size_t bytes);
   // Writes at an offset of the stream over the chains that are held, which have room for it.
@@ -107,8 +112,14 @@ class ReceiveQueue {
   Read ReadAndConvert();
   // -1 and an outcome, or how many bytes were read.
   ssize_t ReadFromTap(std::span<const iovec> pieces, Read& outcome);
-  // Whether one buffer alone will do for whatever comes, and its size then tells if it did not.
-  bool OneIsEnough() const;
+  ssize_t Judge(ssize_t bytes, int error, Read& outcome);
+  // Whether this buffer alone will do for whatever comes, and its size then tells if it did not.
+  bool IsEnough(const Chain& chain) const;
+  // By io_uring, as many as are worth it, counted in `frames`; or one by ReadDirect.
+  Read ReadBatch(size_t most, size_t& frames);
+  // How many buffers are held, from the first on, that are each enough for a frame.
+  size_t HoldForBatch(size_t most);
+  Read DeliverBatch(std::span<const int> results, size_t& frames);
   Read DeliverLarge(size_t direct_bytes, size_t bytes);
   void Complete(size_t bytes);
   bool Deliver(const kernel_abi::VirtioNetHdr& header, std::span<const std::byte> head,
@@ -136,6 +147,8 @@ class ReceiveQueue {
   // Of a frame with its header, where that is known; 0 also after a larger one came: the MTU has
   // grown.
   size_t most_bytes_;
+  // How many reads are worth queueing: it grows while all of them find something.
+  size_t batch_ = 1;
   std::unique_ptr<Waiting> waiting_;
   int tap_error_ = 0;
 };

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A transmit queue: frames from a vring into a queue of a TAP, one writev(2) each, straight from
-// the guest's pages. Where the guest leaves segmentation undone, the segments of a burst are merged
-// (flow_merge.h).
+// A transmit queue: frames from a vring into a queue of a TAP, one writev(2) each or a burst of
+// them by io_uring (frame_ring.h), straight from the guest's pages. Where the guest leaves
+// segmentation undone, the segments of a burst are merged (flow_merge.h).
 //
 // Every chain is returned exactly once: when its frame was written, or dropped and counted. One
 // whose frame the TAP has no room for is kept, and its frame is the next that is written; it can
@@ -23,6 +23,7 @@
 
 #include "kernel-abi/virtio.h"
 #include "vhost/inprocess/flow_merge.h"
+#include "vhost/inprocess/frame_ring.h"
 #include "vhost/inprocess/net_counters.h"
 #include "vhost/inprocess/net_scratch.h"
 #include "vhost/inprocess/virtqueue.h"
@@ -43,6 +44,7 @@ class TransmitQueue {
     int tap_fd = -1;  // non-blocking; lent
     size_t header_bytes = sizeof(kernel_abi::VirtioNetHdr);
     FlowMerge::Kinds merge;
+    FrameRing* ring = nullptr;  // of the same fd; lent. Null: a system call a frame
   };
 
   TransmitQueue(std::unique_ptr<Virtqueue> queue, const Options& options, NetScratch& scratch,
@@ -63,11 +65,11 @@ class TransmitQueue {
 
   enum class Sent : uint8_t { kYes, kBlocked, kDropped, kTapGone };
 
-  // Of a burst that is merged.
+  // Of a burst that is looked at whole, before anything of it is sent.
   struct Packet {
     Chain chain;
     kernel_abi::VirtioNetHdr header;
-    uint32_t pieces = 0;  // index of its first in Merging::pieces
+    uint32_t pieces = 0;  // index of its first in Planned::pieces
     uint32_t piece_count = 0;
     uint32_t bytes = 0;
     int16_t next = -1;  // of the same write
@@ -75,9 +77,10 @@ class TransmitQueue {
   struct Write {
     int16_t first = -1;
     int16_t last = -1;
+    kernel_abi::VirtioNetHdr header;  // of a merged one, once it was gathered
   };
-  struct Merging {
-    explicit Merging(FlowMerge::Kinds kinds) : flows(kinds) {}
+  struct Planned {
+    explicit Planned(FlowMerge::Kinds kinds) : flows(kinds) {}
     static constexpr size_t kMaxPieces = 1024;
 
     FlowMerge flows;
@@ -97,20 +100,29 @@ class TransmitQueue {
   // What `chain` holds, checked; nullopt: dropped and counted.
   std::optional<kernel_abi::VirtioNetHdr> ReadHeader(const Chain& chain);
   Outcome SendPlain();
-  // Writes one frame that lies in `frame` behind its header.
-  Sent SendFrame(const kernel_abi::VirtioNetHdr& header, std::span<const iovec> frame, size_t skip,
-                 size_t bytes);
+  // The iovecs of one write: the chain's own, or gathered from `room` on; empty if that is too
+  // little. `skip` bytes of the frame are its header in the guest's memory.
+  std::span<const iovec> Gather(const kernel_abi::VirtioNetHdr& header,
+                                std::span<const iovec> frame, size_t skip, std::span<iovec> room);
   Sent WriteToTap(std::span<const iovec> pieces);
   Sent WriteCopy(const kernel_abi::VirtioNetHdr& header, std::span<const iovec> frame, size_t skip,
                  size_t bytes);
+  Sent Failed(int error);
 
+  // ---- net_transmit_burst.cc
   bool Plan();
+  void AddToPlan(Packet& packet);
   Outcome SendPlanned();
-  Sent SendMerged(size_t write);
+  Outcome SendPlannedByRing();
+  std::span<const iovec> GatherPlanned(size_t write, std::span<iovec> room);
+  Sent SendOnePlanned();
+  // What became of the next write: nothing if the one behind it is the next now.
+  std::optional<Outcome> Conclude(Sent sent);
   void Finish(Write& write, bool sent);
   bool has_plan() const {
-    return merging_ != nullptr && merging_->next_write < merging_->write_count;
+    return planned_ != nullptr && planned_->next_write < planned_->write_count;
   }
+  bool has_ring() const { return options_.ring != nullptr && options_.ring->broken().ok(); }
   void JudgeMerging();
 
   Outcome Signal(Outcome outcome);
@@ -121,7 +133,7 @@ class TransmitQueue {
   NetCounters& counters_;
   Chain kept_;  // taken, and the TAP had no room
   kernel_abi::VirtioNetHdr kept_header_{};
-  std::unique_ptr<Merging> merging_;  // null: nothing is to be merged
+  std::unique_ptr<Planned> planned_;  // null: frames are sent as they are taken
   int tap_error_ = 0;
 };
 
