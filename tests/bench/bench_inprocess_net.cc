@@ -21,35 +21,16 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/bench/bench_pairs.h"
-#include "tests/bench/net_bench_machine.h"
+#include "tests/bench/net_queue_machine.h"
 #include "vhost/inprocess/net_backend.h"
-#include "vhost/inprocess/net_receive.h"
-#include "vhost/inprocess/net_transmit.h"
 
 namespace vhost::bench {
 namespace {
 
 using inprocess::DataThread;
 using inprocess::FlowMerge;
-using inprocess::FrameSpec;
 using inprocess::InProcessNetBackend;
 using inprocess::InProcessNetOptions;
-using inprocess::NetCounters;
-using inprocess::NetScratch;
-using inprocess::ReceiveQueue;
-using inprocess::TransmitQueue;
-using inprocess::Virtqueue;
-
-constexpr uint16_t kRing = 256;
-constexpr VirtioFeatures kAcked = {VirtioFeature::kVersion1, VirtioFeature::kIndirectDesc};
-
-kernel_abi::Kernel& TheKernel() { return kernel_abi::LinuxKernel(); }
-
-uint64_t ThreadCpuNs() {
-  timespec now{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
-}
 
 struct Bench {
   int rounds = 9;
@@ -58,40 +39,6 @@ struct Bench {
 };
 
 // ---- (b) one frame, one write, or read ---------------------------------------------------------
-
-class TransmitMachine {
- public:
-  TransmitMachine(const std::string& name, FlowMerge::Kinds merge) : tap_(TheKernel(), name) {
-    ring_ = std::make_unique<BenchRing>(ram_, kRing, 66'000, false);
-    queue_ = std::make_unique<TransmitQueue>(
-        Virtqueue::Create(TheKernel(), ring_->vring(*memory_), 0, kAcked, memory_, -1),
-        TransmitQueue::Options{.tap_fd = tap_.fd(), .merge = merge}, *scratch_, counters_);
-  }
-  BenchRing& ring() { return *ring_; }
-  const NetCounters& counters() const { return counters_; }
-  const HostTap& tap() const { return tap_; }
-
-  // CPU ns a frame.
-  double Ours(int fills) {
-    uint64_t ns = 0;
-    for (int i = 0; i < fills; ++i) {
-      ring_->Publish(kRing);
-      const uint64_t begin = ThreadCpuNs();
-      while (!ring_->all_used()) queue_->Burst();
-      ns += ThreadCpuNs() - begin;
-    }
-    return static_cast<double>(ns) / fills / kRing;
-  }
-
- private:
-  fakes::GuestRam ram_{32 << 20};
-  std::shared_ptr<const MemoryTable> memory_ = ram_.table();
-  HostTap tap_;
-  std::unique_ptr<BenchRing> ring_;
-  std::unique_ptr<NetScratch> scratch_ = std::make_unique<NetScratch>();
-  NetCounters counters_;
-  std::unique_ptr<TransmitQueue> queue_;
-};
 
 // The same frames from memory of the same size, one write(2) each.
 double RawWrites(const HostTap& tap, const std::vector<std::vector<std::byte>>& frames, int fills) {
@@ -104,10 +51,6 @@ double RawWrites(const HostTap& tap, const std::vector<std::vector<std::byte>>& 
   return static_cast<double>(ThreadCpuNs() - begin) / fills / static_cast<double>(frames.size());
 }
 
-FrameSpec Spec(size_t payload, bool partial) {
-  return {.dont_fragment = true, .payload = payload, .partial = partial};
-}
-
 void Transmit(Bench& bench) {
   struct Case {
     const char* what;
@@ -118,7 +61,7 @@ void Transmit(Bench& bench) {
   for (const Case& each : {Case{"TX 64 B", 10, 0, 0.90}, Case{"TX 1500 B", 1460, 0, 0.90},
                            Case{"TX 64 KiB GSO", 65'000, 1448, 0.97}}) {
     TransmitMachine machine("tapb", {});
-    const auto frame = WithHeader(Spec(each.payload, each.gso_size != 0), each.gso_size);
+    const auto frame = WithHeader(BenchSpec(each.payload, each.gso_size != 0), each.gso_size);
     machine.ring().FillAll(frame);
     const std::vector<std::vector<std::byte>> frames(kRing, frame);
     const int fills = each.gso_size != 0 ? 20 : 100;
@@ -144,59 +87,55 @@ void Receive(Bench& bench) {
         Case{"RX 64 B, not mergeable", 10, 0, false, 1536, 0.90},
         Case{"RX 64 KiB GSO", 65'000, 1448, false, 66'000, 0.97},
         Case{"RX 64 KiB GSO, mergeable 4 KiB", 65'000, 1448, true, 4096, 0.97}}) {
-    fakes::GuestRam ram{(uint64_t{each.buffer_bytes} + 64) * kRing * 2 + (1 << 20)};
-    const auto memory = ram.table();
-    const HostTap tap(TheKernel(), "tapb",
-                      kernel_abi::kTunFCsum | kernel_abi::kTunFTso4 | kernel_abi::kTunFTso6);
-    BenchRing ring(ram, kRing, each.buffer_bytes, true);
-    VirtioFeatures acked = kAcked;
-    NetCounters counters;
-    auto scratch = std::make_unique<NetScratch>();
-    ReceiveQueue queue(Virtqueue::Create(TheKernel(), ring.vring(*memory), 0, acked, memory, -1),
-                       {.tap_fd = tap.fd(),
-                        .mergeable = each.mergeable,
-                        .large = each.gso_size != 0,
-                        .most_frame_bytes = 1518},
-                       *scratch, counters);
-    const auto frame = WithHeader(Spec(each.payload, each.gso_size != 0), each.gso_size);
-    std::vector<std::byte> into(66'000);
-    const uint16_t frames = each.mergeable && each.gso_size != 0 ? 12 : 128;
+    ReceiveMachine machine("tapb", {.payload = each.payload,
+                                    .gso_size = each.gso_size,
+                                    .mergeable = each.mergeable,
+                                    .buffer_bytes = each.buffer_bytes});
     const int fills = each.gso_size != 0 ? 40 : 100;
-    // Both read into as much memory, one buffer after the other.
-    std::vector<std::vector<std::byte>> buffers(
-        kRing, std::vector<std::byte>(std::max<size_t>(each.buffer_bytes, frame.size())));
-    size_t next = 0;
-    const auto raw = [&] {
-      uint64_t ns = 0;
-      for (int i = 0; i < fills; ++i) {
-        for (int f = 0; f < frames; ++f) tap.Send(frame);
-        const uint64_t begin = ThreadCpuNs();
-        for (int f = 0; f < frames; ++f) {
-          std::vector<std::byte>& buffer = buffers[next++ % kRing];
-          if (::read(tap.fd(), buffer.data(), buffer.size()) < 0) std::perror("bench: read");
-        }
-        ns += ThreadCpuNs() - begin;
-      }
-      return static_cast<double>(ns) / fills / frames;
-    };
-    ring.Publish(kRing);
-    const auto ours = [&] {
-      uint64_t ns = 0;
-      for (int i = 0; i < fills; ++i) {
-        for (int f = 0; f < frames; ++f) tap.Send(frame);
-        const uint64_t until = counters.packets + frames;
-        const uint16_t used = ring.used();
-        const uint64_t begin = ThreadCpuNs();
-        while (counters.packets < until) queue.Burst();
-        ns += ThreadCpuNs() - begin;
-        ring.Publish(static_cast<uint16_t>(ring.used() - used));
-      }
-      return static_cast<double>(ns) / fills / frames;
-    };
-    const Compared compared = InPairs(bench.rounds, raw, ours);
+    const Compared compared = InPairs(
+        bench.rounds, [&] { return machine.Raw(fills); }, [&] { return machine.Ours(fills); });
     bench.Report(Tell(absl::StrCat("(b) ", each.what, ": read(2), ours"), compared, "ns",
                       1 / compared.ratio, each.goal, true));
-    queue.PutBackUnused();
+  }
+}
+
+// ---- I/O engines -------------------------------------------------------------------------------
+
+// No goals: IoEngine::kAuto is what these tell.
+void Engines(Bench& bench) {
+  const auto tell = [](const std::string& what, const Compared& compared) {
+    std::printf("%-44s %9.1f %9.1f ns   x%.3f (%.3f-%.3f)\n", what.c_str(), compared.a, compared.b,
+                compared.ratio, compared.ratio_low, compared.ratio_high);
+    std::fflush(stdout);
+  };
+  struct Case {
+    const char* what;
+    size_t payload;
+    uint16_t gso_size;
+  };
+  for (const Case& each :
+       {Case{"64 B", 10, 0}, Case{"1500 B", 1460, 0}, Case{"64 KiB GSO", 65'000, 1448}}) {
+    const bool large = each.gso_size != 0;
+    const auto frame = WithHeader(BenchSpec(each.payload, large), each.gso_size);
+    TransmitMachine calls("tapc", {});
+    TransmitMachine ring("tapr", {}, /*by_io_uring=*/true);
+    calls.ring().FillAll(frame);
+    ring.ring().FillAll(frame);
+    const int fills = large ? 20 : 100;
+    tell(absl::StrCat("TX ", each.what, ": system calls, io_uring"),
+         InPairs(
+             bench.rounds, [&] { return calls.Ours(fills); }, [&] { return ring.Ours(fills); }));
+    ReceiveMachine::Options options{.payload = each.payload,
+                                    .gso_size = each.gso_size,
+                                    .mergeable = !large,
+                                    .buffer_bytes = large ? 66'000U : 1536U};
+    ReceiveMachine by_calls("taprc", options);
+    options.by_io_uring = true;
+    ReceiveMachine by_ring("taprr", options);
+    tell(absl::StrCat("RX ", each.what, ": system calls, io_uring"),
+         InPairs(
+             bench.rounds, [&] { return by_calls.Ours(large ? 40 : 100); },
+             [&] { return by_ring.Ours(large ? 40 : 100); }));
   }
 }
 
@@ -212,7 +151,7 @@ void Coalescing(Bench& bench) {
       std::vector<std::vector<std::byte>> frames;
       TransmitMachine merging("tapm", kinds);
       for (uint16_t i = 0; i < kRing; ++i) {
-        FrameSpec spec = Spec(payload, partial);
+        FrameSpec spec = BenchSpec(payload, partial);
         spec.source_port = static_cast<uint16_t>(i / 8);
         spec.sequence = static_cast<uint32_t>(i % 8 * payload);
         spec.id = i % 8;
@@ -227,7 +166,7 @@ void Coalescing(Bench& bench) {
 
       TransmitMachine plain("tapp", {});
       for (uint16_t i = 0; i < kRing; ++i) {
-        FrameSpec spec = Spec(payload, partial);
+        FrameSpec spec = BenchSpec(payload, partial);
         spec.source_port = i;
         const auto frame = WithHeader(spec);
         merging.ring().Fill(i, frame);
@@ -308,7 +247,7 @@ void Latency(Bench& bench) {
   inprocess::DataThreadOptions thread_options{.name = "latency"};
   if (can_pin) thread_options.placement.cpus = {1};
   Device device(ram, memory, 0, OrDie(DataThread::Create(TheKernel(), thread_options)));
-  const auto frame = WithHeader(Spec(10, false));
+  const auto frame = WithHeader(BenchSpec(10, false));
   device.tx.FillAll(frame);
 
   // The peer: a thread that blocks in read(2) of an eventfd, and writes the frame.
@@ -375,7 +314,7 @@ void ManyDevices(Bench& bench) {
   constexpr int kDevices = 64;
   fakes::GuestRam ram{uint64_t{kDevices + 1} * (kRing * 2 * 1600 + (64 << 10))};
   const auto memory = ram.table();
-  const auto frame = WithHeader(Spec(10, false));
+  const auto frame = WithHeader(BenchSpec(10, false));
   std::shared_ptr<DataThread> one_thread = OrDie(DataThread::Create(TheKernel(), {.name = "one"}));
   std::shared_ptr<DataThread> thread = OrDie(DataThread::Create(TheKernel(), {.name = "many"}));
   auto one = std::make_unique<Device>(ram, memory, 100, one_thread);
@@ -427,7 +366,7 @@ double MemoryKib(bool shared_thread) {
   fakes::GuestRam ram{kRamBytes};
   std::memset(ram.Host(GuestAddress{fakes::GuestRam::kDefaultStart}), 1, kRamBytes);
   const auto memory = ram.table();
-  const auto frame = WithHeader(Spec(10, false));
+  const auto frame = WithHeader(BenchSpec(10, false));
   std::shared_ptr<DataThread> thread;
   if (shared_thread) thread = OrDie(DataThread::Create(TheKernel(), {.name = "many"}));
   std::vector<std::unique_ptr<Device>> devices;
@@ -478,8 +417,9 @@ int Main(int argc, char** argv) {
   }
   BePrivate();
   const std::pair<const char*, void (*)(Bench&)> parts[] = {
-      {"transmit", Transmit}, {"receive", Receive},  {"coalescing", Coalescing},
-      {"latency", Latency},   {"many", ManyDevices}, {"memory", Memory}};
+      {"transmit", Transmit},     {"receive", Receive}, {"engines", Engines},
+      {"coalescing", Coalescing}, {"latency", Latency}, {"many", ManyDevices},
+      {"memory", Memory}};
   for (const auto& [name, part] : parts) {
     if (only.empty() || only == name) part(bench);
   }
