@@ -19,6 +19,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -62,6 +63,12 @@ struct BackendStart {
 struct StoppedVring {
   int queue;
   VringBase base;
+};
+
+// Where a backend stands in a ring that it serves.
+struct VringPosition {
+  VringBase base;
+  uint64_t returned;  // ring entries that it has returned since it was started
 };
 
 class Backend {
@@ -111,6 +118,13 @@ class Backend {
   // Another eventfd for a vring's interrupts, running or not. Signals sent to the old one before
   // it returns are the caller's to look for.
   virtual absl::Status SetCall(int queue, int call_fd) = 0;
+
+  // Where it is now in a running packed ring, which keeps no indices in memory for others to read.
+  // nullopt: it is not running, or it cannot tell.
+  virtual std::optional<VringPosition> Position(int queue) const {
+    static_cast<void>(queue);
+    return std::nullopt;
+  }
 
   // An eventfd that is signalled when the backend finds a ring broken, -1 if there is none. It is
   // the backend's, for as long as it lives; whoever watches it drains it and calls CountError.

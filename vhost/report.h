@@ -183,7 +183,8 @@ struct VringReport {
   bool active = false;  // handed to whoever serves it
   uint16_t max_size = 0;
   VringSetup setup;
-  std::optional<VringIndices> indices;  // live, if active and split
+  std::optional<VringIndices> indices;       // live, if active and split
+  std::optional<PackedPositions> positions;  // live, if active, packed, and the server tells
   int kick_fd = -1;
   int call_fd = -1;
   std::optional<uint64_t> kick_count;  // eventfd count: of a kernel-served ring, kicks since start

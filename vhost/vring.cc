@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernel-abi/system_error.h"
+#include "kernel-abi/virtio.h"
 
 namespace vhost {
 namespace {
@@ -110,6 +111,32 @@ VringIndices ReadIndices(const Vring& vring) {
           .avail_event = Load(vring.device() + 4 + 8 * n),
           .avail_flags = Load(vring.driver()),
           .used_flags = Load(vring.device())};
+}
+
+PackedPositions ReadPositions(const Vring& vring, uint32_t base, uint64_t returned) {
+  const auto offset = [](uint32_t half) { return static_cast<uint16_t>(half & 0x7fff); };
+  const auto wrap = [](uint32_t half) { return (half & 0x8000) != 0; };
+  const uint32_t low = base & 0xffff;
+  const uint32_t high = base >> 16;
+  PackedPositions at{.avail = offset(low),
+                     .avail_wrap = wrap(low),
+                     .used = offset(high),
+                     .used_wrap = wrap(high),
+                     .returned = returned,
+                     .driver_event = Load(vring.driver()),
+                     .driver_flags = Load(vring.driver() + 2),
+                     .device_event = Load(vring.device()),
+                     .device_flags = Load(vring.device() + 2)};
+  if (at.avail >= vring.size() || at.used >= vring.size()) return at;  // No place in this ring.
+  const int ahead = at.avail - at.used + (at.avail_wrap == at.used_wrap ? 0 : vring.size());
+  at.taken = static_cast<uint16_t>(ahead);
+  const uint16_t flags = Load(vring.desc() + sizeof(kernel_abi::PackedDesc) * at.avail +
+                              offsetof(kernel_abi::PackedDesc, flags));
+  const uint16_t available =
+      at.avail_wrap ? kernel_abi::kPackedDescFAvail : kernel_abi::kPackedDescFUsed;
+  at.waiting =
+      (flags & (kernel_abi::kPackedDescFAvail | kernel_abi::kPackedDescFUsed)) == available;
+  return at;
 }
 
 }  // namespace vhost

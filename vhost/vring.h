@@ -81,4 +81,23 @@ struct VringIndices {
 // Only for a split ring.
 VringIndices ReadIndices(const Vring& vring);
 
+// Where whoever serves a packed ring stands in it: no index of such a ring is in memory, so only
+// its server can tell. And what both sides have written beside, as of the same moment or a later
+// one.
+struct PackedPositions {
+  uint16_t avail = 0;         // descriptor that the device looks at next
+  bool avail_wrap = false;    // and its wrap counter there
+  uint16_t used = 0;          // descriptor that it overwrites next with a used one
+  bool used_wrap = false;     // and its wrap counter there
+  uint16_t taken = 0;         // descriptors from `used` to `avail`: taken and not returned
+  bool waiting = false;       // the driver has made the one at `avail` available
+  uint64_t returned = 0;      // descriptors, since the start
+  uint16_t driver_event = 0;  // event suppression (virtio 1.3, 2.8.10): offset, wrap in bit 15
+  uint16_t driver_flags = 0;
+  uint16_t device_event = 0;
+  uint16_t device_flags = 0;
+};
+// Only for a packed ring. `base` is the server's, as VHOST_GET_VRING_BASE encodes it.
+PackedPositions ReadPositions(const Vring& vring, uint32_t base, uint64_t returned);
+
 }  // namespace vhost

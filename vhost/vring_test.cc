@@ -126,5 +126,32 @@ TEST_F(VringTest, ReadsTheIndicesFromTheRing) {
   EXPECT_EQ(indices.avail_event, 70);
 }
 
+TEST_F(VringTest, ReadsWhereTheServerOfAPackedRingStands) {
+  const auto vring = Vring::Create(Setup(64), VringLayout::kPacked, memory_);
+  ASSERT_TRUE(vring.ok());
+  const auto put = [&](std::byte* at, uint16_t value) { std::memcpy(at, &value, sizeof(value)); };
+  put(vring->driver(), 0x8003);
+  put(vring->driver() + 2, 2);
+  put(vring->device(), 4);
+  put(vring->device() + 2, 1);
+  // In its second round, while what was taken began in the first.
+  const PackedPositions at = ReadPositions(*vring, 0x803e'0002, 7);
+  EXPECT_EQ(at.avail, 2);
+  EXPECT_FALSE(at.avail_wrap);
+  EXPECT_EQ(at.used, 62);
+  EXPECT_TRUE(at.used_wrap);
+  EXPECT_EQ(at.taken, 4);
+  EXPECT_EQ(at.returned, 7u);
+  EXPECT_EQ(at.driver_event, 0x8003);
+  EXPECT_EQ(at.driver_flags, 2);
+  EXPECT_EQ(at.device_event, 4);
+  EXPECT_EQ(at.device_flags, 1);
+  EXPECT_FALSE(at.waiting);
+  put(vring->desc() + 16 * 2 + 14, 1 << 15);  // The driver's wrap counter is 0 there.
+  EXPECT_TRUE(ReadPositions(*vring, 0x803e'0002, 7).waiting);
+  // A base that is none is read, and nothing else.
+  EXPECT_EQ(ReadPositions(*vring, 0x7fff'7fff, 0).taken, 0);
+}
+
 }  // namespace
 }  // namespace vhost

@@ -184,9 +184,17 @@ std::string SetupText(const VringReport& vring) {
                       ", used ", Describe(vring.setup.device));
 }
 
+std::string PositionsText(const PackedPositions& at) {
+  return absl::StrCat("next avail ", at.avail, " wrap ", at.avail_wrap ? 1 : 0, ", next used ",
+                      at.used, " wrap ", at.used_wrap ? 1 : 0, ", taken ", at.taken,
+                      at.waiting ? ", more waiting" : ", none waiting", ", returned ", at.returned);
+}
+
 std::string IndicesText(const VringReport& vring, const BackendVringReport* backend) {
+  if (vring.positions.has_value()) return PositionsText(*vring.positions);
   if (!vring.indices.has_value()) {
-    return Unknown(vring.active ? "a packed ring keeps none in memory" : "nobody serves the ring");
+    return Unknown(vring.active ? "a packed ring keeps none in memory, and its server does not tell"
+                                : "nobody serves the ring");
   }
   std::string text = absl::StrCat("avail ", vring.indices->avail, ", used ", vring.indices->used,
                                   ", in flight ", control::InFlight(*vring.indices));
@@ -200,6 +208,11 @@ std::string IndicesText(const VringReport& vring, const BackendVringReport* back
 }
 
 std::string EventsText(const VringReport& vring) {
+  if (vring.positions.has_value()) {
+    const PackedPositions& at = *vring.positions;
+    return absl::StrCat("driver area ", Hex(at.driver_event), " flags ", at.driver_flags,
+                        ", device area ", Hex(at.device_event), " flags ", at.device_flags);
+  }
   if (!vring.indices.has_value()) return Unknown("as the indices");
   const VringIndices& indices = *vring.indices;
   return absl::StrCat("used_event ", indices.used_event, ", avail_event ", indices.avail_event,

@@ -63,8 +63,8 @@ constexpr char kNetText[] = R"(net0: net, virtio-pci 00:01.0, VM demo, process 1
   vring 1:        tx0, served by kernel, enabled, active
     size      256 of at most 1024
     rings     desc 0x20000, avail 0x21000, used 0x22000
-    indices   unknown: a packed ring keeps none in memory
-    events    unknown: as the indices
+    indices   next avail 5 wrap 1, next used 250 wrap 0, taken 11, more waiting, returned 123456
+    events    driver area 0x8005 flags 2, device area 0x5 flags 1
     kick      fd 14, kicks unknown: /proc/self/fdinfo does not tell
     call      fd 15
     base      unknown: not asked of the backend

@@ -31,6 +31,7 @@ class FakeBackend final : public vhost::Backend {
     int stops = 0;
     int prepares = 0;
     std::map<int, uint64_t> errors;
+    std::map<int, vhost::VringPosition> positions;  // what it tells of packed rings
     std::vector<std::string> calls;  // "start 0 1", "start-vring 2", "stop-vring 2", "stop"
 
     // What it answers.
@@ -120,6 +121,11 @@ class FakeBackend final : public vhost::Backend {
     const auto vring = state_->vrings.find(queue);
     if (vring != state_->vrings.end()) vring->second.call_fd = call_fd;
     return absl::OkStatus();
+  }
+  std::optional<vhost::VringPosition> Position(int queue) const override {
+    const auto position = state_->positions.find(queue);
+    if (position == state_->positions.end()) return std::nullopt;
+    return position->second;
   }
   int error_fd(int queue) const override {
     return queue < static_cast<int>(errors_.size()) ? errors_[queue].get() : -1;

@@ -130,6 +130,21 @@ void Fields(Archive& archive, Report& setup) {
   archive.Hex("device", setup.device);
 }
 
+template <typename Archive, ReportOf<PackedPositions> Report>
+void Fields(Archive& archive, Report& at) {
+  archive.Value("avail", at.avail);
+  archive.Value("avail_wrap", at.avail_wrap);
+  archive.Value("used", at.used);
+  archive.Value("used_wrap", at.used_wrap);
+  archive.Value("taken", at.taken);
+  archive.Value("waiting", at.waiting);
+  archive.Value("returned", at.returned);
+  archive.Value("driver_event", at.driver_event);
+  archive.Value("driver_flags", at.driver_flags);
+  archive.Value("device_event", at.device_event);
+  archive.Value("device_flags", at.device_flags);
+}
+
 template <typename Archive, ReportOf<VringIndices> Report>
 void Fields(Archive& archive, Report& indices) {
   archive.Value("avail", indices.avail);
@@ -151,6 +166,7 @@ void Fields(Archive& archive, Report& vring) {
   archive.Value("max_size", vring.max_size);
   archive.Object("setup", vring.setup);
   archive.Object("indices", vring.indices);
+  archive.Object("positions", vring.positions);
   archive.Fd("kick_fd", vring.kick_fd);
   archive.Fd("call_fd", vring.call_fd);
   archive.Value("kick_count", vring.kick_count);

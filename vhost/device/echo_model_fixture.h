@@ -34,9 +34,10 @@ class EchoModel final : public DeviceModel {
             .prompt = queue == prompt_queue};
   }
   VirtioFeatures features() const override {
-    return {VirtioFeature::kVersion1,  VirtioFeature::kEventIdx,
-            VirtioFeature::kRingReset, VirtioFeature::kNetMrgRxbuf,
-            VirtioFeature::kNetCsum,   VirtioFeature::kNetGuestUdpTunnelGso};
+    return VirtioFeatures{VirtioFeature::kVersion1,  VirtioFeature::kEventIdx,
+                          VirtioFeature::kRingReset, VirtioFeature::kNetMrgRxbuf,
+                          VirtioFeature::kNetCsum,   VirtioFeature::kNetGuestUdpTunnelGso} |
+           more_features;
   }
   absl::Status CheckFeatures(VirtioFeatures acked) const override {
     return acked.Has(VirtioFeature::kNetCsum) && !acked.Has(VirtioFeature::kNetMrgRxbuf)
@@ -99,6 +100,7 @@ class EchoModel final : public DeviceModel {
   bool second_pair = false;
   int served = 0;
   int prompt_queue = -1;
+  VirtioFeatures more_features;
 };
 
 // A device of that model, before a driver has touched it.

@@ -363,14 +363,32 @@ std::vector<QueueProgress> QueueSet::Progress() const {
   std::vector<QueueProgress> progress;
   for (int queue = 0; queue < count(); ++queue) {
     const Queue& q = queues_[queue];
-    if (q.server != Server::kBackend || q.vring->layout() != VringLayout::kSplit) continue;
-    const VringIndices indices = ReadIndices(*q.vring);
-    progress.push_back({.queue = queue,
-                        .prompt = model_.role(queue, acked_).prompt,
-                        .avail = indices.avail,
-                        .used = indices.used});
+    if (q.server != Server::kBackend) continue;
+    QueueProgress now{.queue = queue, .prompt = model_.role(queue, acked_).prompt};
+    if (q.vring->layout() == VringLayout::kSplit) {
+      const VringIndices indices = ReadIndices(*q.vring);
+      now.avail = indices.avail;
+      now.used = indices.used;
+    } else if (const std::optional<PackedPositions> at = Positions(queue)) {
+      // How much the driver has made available is not known, but whether anything is.
+      now.used = static_cast<uint16_t>(at->returned);
+      now.avail = static_cast<uint16_t>(now.used + (at->taken != 0 || at->waiting ? 1 : 0));
+    } else {
+      continue;
+    }
+    progress.push_back(now);
   }
   return progress;
+}
+
+std::optional<PackedPositions> QueueSet::Positions(int queue) const {
+  const Queue& q = queues_[queue];
+  if (!q.vring.has_value() || q.vring->layout() != VringLayout::kPacked) return std::nullopt;
+  if (q.ring != nullptr) return ReadPositions(*q.vring, q.ring->base(), q.ring->published());
+  if (q.server != Server::kBackend) return std::nullopt;
+  const std::optional<VringPosition> position = backends_.current().Position(queue);
+  if (!position.has_value()) return std::nullopt;
+  return ReadPositions(*q.vring, position->base, position->returned);
 }
 
 void QueueSet::KickAgain(int queue) const {
@@ -410,6 +428,7 @@ std::vector<VringReport> QueueSet::Report(VirtioFeatures features,
       const absl::StatusOr<Vring> vring = Vring::Create(q.setup, VringLayout::kSplit, memory);
       if (vring.ok()) report.indices = ReadIndices(*vring);
     }
+    report.positions = Positions(queue);
     reports.push_back(std::move(report));
   }
   return reports;

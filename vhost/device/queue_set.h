@@ -116,7 +116,7 @@ class QueueSet {
   // Has HandleKick called soon, if the queue is local and runs.
   void KickLocal(int queue);
 
-  // How far the split rings that the backend serves have got.
+  // How far the rings that the backend serves have got: packed ones where it can tell.
   std::vector<QueueProgress> Progress() const;
   // Signals the kick eventfd that the queue uses.
   void KickAgain(int queue) const;
@@ -161,6 +161,8 @@ class QueueSet {
         on_kick_(std::move(on_kick)) {}
 
   absl::StatusOr<Vring> Validate(int queue) const;
+  // Of a packed ring, from whoever serves it.
+  std::optional<PackedPositions> Positions(int queue) const;
   BackendVring ForBackend(int queue, const Vring& vring);
   void GivenToBackend(int queue, const Vring& vring);
   absl::Status StartLocal(int queue, const Vring& vring);

@@ -5,7 +5,7 @@
 // worker do the last with a single malformed packet, and nothing but its CPU time tells of it.
 //
 // Looked at are the indices that driver and backend publish, at intervals. CPU times are asked for
-// only when a queue is under suspicion. Rings that publish no indices (packed) are not looked at.
+// only when a queue is under suspicion. Packed rings publish none: their backend tells how far it is.
 //
 // Thread safety: none.
 #pragma once
@@ -27,6 +27,7 @@ namespace vhost {
 struct QueueProgress {
   int queue = 0;
   bool prompt = false;  // QueueRole::prompt
+  // Split: the indices. Packed: how many entries were returned, and one more if there is work.
   uint16_t avail = 0;
   uint16_t used = 0;
 };

@@ -157,12 +157,13 @@ TEST(WatchdogTest, LooksInEveryPeriodWhileSomebodyIsRegistered) {
 
 class DeviceStallTest : public ::testing::Test {
  protected:
-  void Build(bool both) {
+  void Build(bool both, VirtioFeatures more = {}) {
     rig_.watchdog = Watchdog::Create(rig_.loop, kOptions).value();
     auto model = std::make_unique<EchoModel>();
     model->prompt_queue = 1;
+    model->more_features = more;
     both ? rig_.BuildBoth(std::move(model), 4) : rig_.Build(std::move(model), 4);
-    rig_.BringUp({VirtioFeature::kVersion1});
+    rig_.BringUp(VirtioFeatures{VirtioFeature::kVersion1} | more);
     rig_.state->workers = {{.tid = 7, .queues = {0, 1}, .cpu_time_ns = 0}};
     rig_.rings.at(1)->Chain().Readable("packet").Publish();
   }
@@ -233,6 +234,27 @@ TEST_F(DeviceStallTest, ConnectionsAreNotEndedForAQueueThatStandsStill) {
   EXPECT_TRUE(rig_.state->running);
   Look(3, 990'000'000);
   EXPECT_TRUE(rig_.process->running);
+}
+
+TEST_F(DeviceStallTest, APackedRingIsWatchedByWhatItsBackendTells) {
+  VringPosition& position = rig_.state->positions[1];
+  position = {.base = InitialBase(VringLayout::kPacked), .returned = 0};
+  Build(true, {VirtioFeature::kRingPacked});
+  ASSERT_TRUE(Report().vrings[1].positions.has_value());
+  EXPECT_TRUE(Report().vrings[1].positions->waiting);
+  EXPECT_FALSE(Report().vrings[0].positions.has_value());  // The backend does not tell.
+  // It returns as much as goes round the ring exactly, so it stands where it stood.
+  for (int i = 0; i < 10; ++i) {
+    position.returned += 32;
+    Look(1);
+  }
+  EXPECT_EQ(Report().watchdog->kicks, 0u);
+  Look(2);
+  EXPECT_TRUE(rig_.state->running);
+  EXPECT_EQ(Report().watchdog->kicks, 1u);
+  Look(2);
+  EXPECT_TRUE(rig_.process->running);
+  EXPECT_EQ(Report().handovers.at(0).reason, "queue 1 (q1): stood still");
 }
 
 TEST_F(DeviceStallTest, APausedDeviceIsNotWatched) {

@@ -351,6 +351,17 @@ absl::Status InProcessNetBackend::SetCall(int queue, int call_fd) {
   return absl::OkStatus();
 }
 
+std::optional<VringPosition> InProcessNetBackend::Position(int queue) const {
+  std::optional<VringPosition> position;
+  if (!CheckQueue(queue).ok()) return position;
+  const NetPair& pair = PairOf(queue).net;
+  pair.thread().Call([&] {
+    const Virtqueue* ring = pair.queue(queue % 2 == 1);
+    if (ring != nullptr) position = VringPosition{ring->base(), ring->published()};
+  });
+  return position;
+}
+
 int InProcessNetBackend::error_fd(int queue) const {
   return CheckQueue(queue).ok() ? PairOf(queue).net.direction(queue % 2 == 1).error.get() : -1;
 }

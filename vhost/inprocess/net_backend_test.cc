@@ -66,6 +66,20 @@ TEST_F(InProcessNetTest, WithoutIoUringItWorksAllTheSameAndSaysWhy) {
   ExpectStillSends();
 }
 
+TEST_F(InProcessNetTest, TellsWhereItStandsInItsRings) {
+  auto net = MakeNet();
+  ASSERT_NE(net, nullptr);
+  EXPECT_FALSE(net->Position(1).has_value());
+  ASSERT_TRUE(net->Start(AllQueues(kAcked)).ok());
+  Transmit(1, "one");
+  Transmit(1, "two");
+  EXPECT_EQ(wire_->Receive(kPatienceMs), "one");
+  EXPECT_EQ(wire_->Receive(kPatienceMs), "two");
+  EXPECT_TRUE(Wait([&] { return net->Position(1)->returned == 2; }));
+  EXPECT_EQ(net->Position(1)->base, 2u);
+  EXPECT_FALSE(net->Position(2).has_value());
+}
+
 // ---- The TAP -----------------------------------------------------------------------------------
 
 void DeleteLink(int index) {

@@ -227,6 +227,7 @@ void PackedQueue::Flush() {
   StoreWord<uint64_t>(At(first_offset_) + kLastHalf, first_half_, std::memory_order_release);
   taken_ = static_cast<uint16_t>(taken_ - unpublished_);
   unsignalled_ = std::min<uint32_t>(unsignalled_ + unpublished_, size());
+  published_ += unpublished_;
   unpublished_ = 0;
 }
 

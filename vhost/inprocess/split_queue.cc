@@ -219,6 +219,7 @@ void SplitQueue::Flush() {
   if (options_.in_order) UseInOrder();
   if (published_used_ == used_) return;
   taken_ = static_cast<uint16_t>(taken_ - Distance(published_used_, used_));
+  published_ += Distance(published_used_, used_);
   published_used_ = used_;
   // Release: a driver that sees the index sees the entries and the data. Pairs with its own
   // acquire.

@@ -163,6 +163,8 @@ class Virtqueue {
 
   // Where another server goes on, once every chain that was taken has been returned, and published.
   virtual VringBase base() const = 0;
+  // Ring entries that were published as used, since this queue was made.
+  uint64_t published() const { return published_; }
   uint16_t size() const { return vring_.size(); }
   const Vring& vring() const { return vring_; }
   uint16_t in_flight() const { return in_flight_; }  // chains taken and not yet returned
@@ -265,6 +267,7 @@ class Virtqueue {
   RegionCache data_regions_;
   RegionCache table_regions_;  // of indirect tables
   absl::Status broken_;
+  uint64_t published_ = 0;
 
  private:
   friend class Chain;

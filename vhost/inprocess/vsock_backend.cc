@@ -286,6 +286,16 @@ void InProcessVsockBackend::OnReady(uint32_t token, uint32_t) {
 
 // ---- Telling -----------------------------------------------------------------------------------
 
+std::optional<VringPosition> InProcessVsockBackend::Position(int queue) const {
+  std::optional<VringPosition> position;
+  if (!CheckQueue(queue).ok()) return position;
+  thread_->Call([&] {
+    const Virtqueue* ring = queues_[static_cast<size_t>(queue)].ring.get();
+    if (ring != nullptr) position = VringPosition{ring->base(), ring->published()};
+  });
+  return position;
+}
+
 int InProcessVsockBackend::error_fd(int queue) const {
   return CheckQueue(queue).ok() ? queues_[static_cast<size_t>(queue)].error.get() : -1;
 }

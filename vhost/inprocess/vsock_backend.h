@@ -61,6 +61,7 @@ class InProcessVsockBackend final : public Backend, private DataTask {
   absl::StatusOr<VringBase> StopVring(int queue) override;
   absl::Status SetMemory(const std::shared_ptr<const MemoryTable>& memory) override;
   absl::Status SetCall(int queue, int call_fd) override;
+  std::optional<VringPosition> Position(int queue) const override;
   int error_fd(int queue) const override;
   void CountError(int queue) override;
   bool holds_connections() const override { return true; }
