@@ -117,13 +117,6 @@ TEST_F(PackedQueueTest, UsesWhatItCheckedWhateverTheDriverWritesAfterwards) {
   EXPECT_EQ(Text(chain), "checked");
 }
 
-TEST_F(PackedQueueTest, RefusesIndirectDescriptorsThatWereNotNegotiated) {
-  Build();
-  Serve(Packed(), queue_->base());
-  ring_->Chain().Readable("x").Indirect().Publish();
-  EXPECT_THAT(std::string(TakeError().message()), HasSubstr("not negotiated"));
-}
-
 // ---- Hostile drivers ---------------------------------------------------------------------------
 
 struct HostileRing {

@@ -4,15 +4,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <array>
 #include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 
-#include "kernel-abi/event_fd.h"
 #include "kernel-abi/virtio.h"
 #include "tests/fakes/driver_ring.h"
 #include "vhost/inprocess/virtqueue_fixture.h"
@@ -34,50 +31,6 @@ class SplitQueueTest : public VirtqueueTest {
     Serve(Acked(options), base);
   }
 };
-
-TEST_F(SplitQueueTest, ReadsAndWritesFromTheMiddleAcrossDescriptors) {
-  Build();
-  ring_->Chain().Readable("abc").Readable("defg").Writable(2).Writable(2).Publish();
-  Chain chain = MustTake();
-  std::string middle(4, '\0');
-  ASSERT_TRUE(chain.Read(2, std::as_writable_bytes(std::span(middle))).ok());
-  EXPECT_EQ(middle, "cdef");
-  ASSERT_TRUE(chain.Write(1, AsBytes("xyz")).ok());
-  chain.Return(4);
-  queue_->Flush();
-  EXPECT_EQ(ring_->TakeUsed()->text().substr(1), "xyz");
-}
-
-TEST_F(SplitQueueTest, RefusesToReadOrWriteBeyondAChain) {
-  Build();
-  ring_->Chain().Readable("abc").Writable(2).Publish();
-  Chain chain = MustTake();
-  std::array<std::byte, 4> four{};
-  EXPECT_EQ(chain.Read(0, four).code(), absl::StatusCode::kOutOfRange);
-  EXPECT_EQ(chain.Read(~uint64_t{0}, four).code(), absl::StatusCode::kOutOfRange);
-  EXPECT_EQ(chain.Write(1, std::span(four).first(2)).code(), absl::StatusCode::kOutOfRange);
-  EXPECT_TRUE(chain.Read(3, {}).ok());
-}
-
-TEST_F(SplitQueueTest, ReturnsAChainOnceHoweverOftenItIsMovedAndReturned) {
-  Build();
-  ring_->Chain().Writable(8).Publish();
-  Chain first = MustTake();
-  Chain second = std::move(first);
-  first.Return(1);  // NOLINT(bugprone-use-after-move): that is the point.
-  second.Return(2);
-  second.Return(3);
-  queue_->Flush();
-  EXPECT_EQ(ring_->TakeUsed()->written, 2u);
-  EXPECT_FALSE(ring_->TakeUsed().has_value());
-}
-
-TEST_F(SplitQueueTest, NeverReportsMoreBytesThanAChainHasRoomFor) {
-  Build();
-  ring_->Chain().Writable(8).Publish();
-  ReturnAndFlush(MustTake(), 100);
-  EXPECT_EQ(ring_->TakeUsed()->written, 8u);
-}
 
 TEST_F(SplitQueueTest, TakesAnIndirectDescriptorBehindDirectOnesAndIgnoresItsWriteFlag) {
   Build();
@@ -104,18 +57,6 @@ TEST_F(SplitQueueTest, GoesOnFromABaseAndAroundTheEndOfTheIndices) {
   EXPECT_EQ(queue_->base(), 8);
 }
 
-TEST_F(SplitQueueTest, CountsUsedEntriesOnFromAServerBeforeIt) {
-  Build();
-  for (int i = 0; i < 3; ++i) {
-    ring_->Chain().Writable(1).Publish();
-    ReturnAndFlush(MustTake(), 1);
-  }
-  Serve({VirtioFeature::kVersion1}, queue_->base());
-  ring_->Chain().Writable(1).Publish();
-  ReturnAndFlush(MustTake(), 1);
-  EXPECT_EQ(ring_->used_index(), 4);
-}
-
 TEST_F(SplitQueueTest, TellsOfABatchInOrderWithOneEntryAtThePlaceOfItsFirstChain) {
   Build({.size = 8, .in_order = true});
   const auto entry = [this](uint16_t slot) {
@@ -138,21 +79,6 @@ TEST_F(SplitQueueTest, TellsOfABatchInOrderWithOneEntryAtThePlaceOfItsFirstChain
 }
 
 // ---- Suppression -------------------------------------------------------------------------------
-
-TEST_F(SplitQueueTest, SignalsWhenTheDriverWantsInterruptsAndOnlyThen) {
-  Build();
-  ring_->Chain().Writable(1).Publish();
-  ReturnAndFlush(MustTake(), 1);
-  queue_->SignalUsed();
-  EXPECT_TRUE(call_->Drain());
-  queue_->SignalUsed();  // Nothing new.
-  EXPECT_FALSE(call_->Drain());
-  ring_->WantInterrupts(false);
-  ring_->Chain().Writable(1).Publish();
-  ReturnAndFlush(MustTake(), 1);
-  queue_->SignalUsed();
-  EXPECT_FALSE(call_->Drain());
-}
 
 TEST_F(SplitQueueTest, SignalsOnceTheUsedIndexPassesTheDriversEvent) {
   Build({.event_idx = true});
@@ -302,13 +228,6 @@ INSTANTIATE_TEST_SUITE_P(, HostileSplitQueueTest, ::testing::ValuesIn(kHostileRi
                          [](const ::testing::TestParamInfo<HostileRing>& row) {
                            return std::string(row.param.name);
                          });
-
-TEST_F(SplitQueueTest, RefusesIndirectDescriptorsThatWereNotNegotiated) {
-  Build();
-  Serve({VirtioFeature::kVersion1}, 0);
-  ring_->Chain().Readable("x").Indirect().Publish();
-  EXPECT_THAT(std::string(TakeError().message()), HasSubstr("not negotiated"));
-}
 
 TEST_F(SplitQueueTest, RefusesAChainLongerThanAUsedLengthCanTell) {
   GuestRam big(uint64_t{1} << 32, uint64_t{1} << 33);  // Never touched, so never allocated.

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <string>
 #include <thread>
@@ -108,6 +109,52 @@ TEST_P(EveryRingTest, FollowsAnIndirectTable) {
   EXPECT_EQ(Text(chain), "indirect");
   EXPECT_EQ(chain.writable_bytes(), 4u);
   EXPECT_EQ(Text(MustTake()), "next");
+}
+
+TEST_P(EveryRingTest, ReadsAndWritesFromTheMiddleAcrossDescriptors) {
+  ring_->Chain().Readable("abc").Readable("defg").Writable(2).Writable(2).Publish();
+  Chain chain = MustTake();
+  std::string middle(4, '\0');
+  ASSERT_TRUE(chain.Read(2, std::as_writable_bytes(std::span(middle))).ok());
+  EXPECT_EQ(middle, "cdef");
+  ASSERT_TRUE(chain.Write(1, AsBytes("xyz")).ok());
+  chain.Return(4);
+  queue_->Flush();
+  EXPECT_EQ(ring_->TakeUsed()->text().substr(1), "xyz");
+}
+
+TEST_P(EveryRingTest, RefusesToReadOrWriteBeyondAChain) {
+  ring_->Chain().Readable("abc").Writable(2).Publish();
+  Chain chain = MustTake();
+  std::array<std::byte, 4> four{};
+  EXPECT_EQ(chain.Read(0, four).code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(chain.Read(~uint64_t{0}, four).code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(chain.Write(1, std::span(four).first(2)).code(), absl::StatusCode::kOutOfRange);
+  EXPECT_TRUE(chain.Read(3, {}).ok());
+}
+
+TEST_P(EveryRingTest, ReturnsAChainOnceHoweverOftenItIsMovedAndReturned) {
+  ring_->Chain().Writable(8).Publish();
+  Chain first = MustTake();
+  Chain second = std::move(first);
+  first.Return(1);  // NOLINT(bugprone-use-after-move): that is the point.
+  second.Return(2);
+  second.Return(3);
+  queue_->Flush();
+  EXPECT_EQ(ring_->TakeUsed()->written, 2u);
+  EXPECT_FALSE(ring_->TakeUsed().has_value());
+}
+
+TEST_P(EveryRingTest, NeverReportsMoreBytesThanAChainHasRoomFor) {
+  ring_->Chain().Writable(8).Publish();
+  ReturnAndFlush(MustTake(), 100);
+  EXPECT_EQ(ring_->TakeUsed()->written, 8u);
+}
+
+TEST_P(EveryRingTest, RefusesIndirectDescriptorsThatWereNotNegotiated) {
+  Serve(Acked(options()) - VirtioFeatures{VirtioFeature::kIndirectDesc}, queue_->base());
+  ring_->Chain().Readable("x").Indirect().Publish();
+  EXPECT_THAT(std::string(TakeError().message()), ::testing::HasSubstr("not negotiated"));
 }
 
 TEST_P(EveryRingTest, ShowsTheDriverAllThatWasReturnedAtOnce) {
