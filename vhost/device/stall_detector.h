@@ -5,7 +5,8 @@
 // worker do the last with a single malformed packet, and nothing but its CPU time tells of it.
 //
 // Looked at are the indices that driver and backend publish, at intervals. CPU times are asked for
-// only when a queue is under suspicion. Packed rings publish none: their backend tells how far it is.
+// only when a queue is under suspicion. Packed rings publish none: their backend tells how far it
+// is.
 //
 // Thread safety: none.
 #pragma once
