@@ -100,7 +100,7 @@ def check_ours(context, guest):
 def foreign(context):
     if not hasattr(context.vmm, "ctl"):
         raise Skip("vhostctl goes with our VMM")
-    make_tap(1)
+    make_tap(Devices())
     subprocess.run(["ip", "tuntap", "add", QEMU_TAP, "mode", "tap", "vnet_hdr"], check=True, timeout=30)
     qemu = start_qemu()
     log = os.path.join(context.results, f"{context.case}.console")
