@@ -102,6 +102,7 @@ void FrameRing::Add(bool write, std::span<const iovec> pieces) {
   // Reads are not linked: one that is shorter than its buffer, as all are, would end them.
   io_uring_sqe_set_flags(entry, IOSQE_FIXED_FILE | (write ? IOSQE_IO_LINK : 0U));
   io_uring_sqe_set_data64(entry, queued_++);
+  last_ = entry;
 }
 
 void FrameRing::AddWrite(std::span<const iovec> pieces) { Add(true, pieces); }
@@ -127,6 +128,8 @@ std::span<const int> FrameRing::Run() {
     queued_ = 0;
     return results;
   }
+  // A chain that does not end would be left to a worker thread of the kernel's.
+  last_->flags &= static_cast<uint8_t>(~IOSQE_IO_LINK);
   size_t reaped = 0;
   while (reaped < count) {
     const size_t missing = count - reaped;
