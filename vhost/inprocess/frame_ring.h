@@ -33,10 +33,10 @@ namespace vhost::inprocess {
 
 // How frames get into the TAP and out of it.
 enum class IoEngine : uint8_t {
-  // What was measured to cost less, which is kSyscall: a frame of 64 or 1500 B out takes io_uring
-  // about a seventh more CPU time than write(2) (tests/bench/bench_inprocess_net.cc
-  // compares them anew): a system call is dear only beside what a TAP does with a frame, and it is
-  // not.
+  // kSyscall. Out, a frame takes io_uring a sixth to a fifth more CPU time than write(2), since a
+  // system call is dear only beside what a TAP does with a frame, and it is not. In, measurements
+  // do not agree yet: a sixth more on a quiet machine, a tenth to a fifth less on a busy one
+  // (bench_inprocess_net --only engines).
   kAuto,
   kSyscall,
   kIoUring,  // where the kernel lets us, else kSyscall, and the report says why

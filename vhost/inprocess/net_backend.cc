@@ -393,7 +393,7 @@ void InProcessNetBackend::ReportIoEngine(BackendReport& report) const {
   const bool by_ring = options_.io_engine == IoEngine::kIoUring && refused.ok();
   report.io_engine = Name(by_ring ? IoEngine::kIoUring : IoEngine::kSyscall);
   if (options_.io_engine == IoEngine::kAuto) {
-    report.io_engine_reason = "auto: system calls cost less on a TAP than io_uring does";
+    report.io_engine_reason = "auto: frames go out at less cost by system calls";
   } else if (!refused.ok()) {
     report.io_engine_reason = absl::StrCat("io_uring was asked for: ", refused.message());
   } else {
