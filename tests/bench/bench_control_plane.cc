@@ -5,9 +5,9 @@
 //
 //   bench_control_plane [--rounds N] [--check]
 //
-// Each round does every step once bare and once by the library, one right after the other and in
-// turns first, so that both meet the same machine. Told are medians with quartiles, and the ratio
-// of each round's pair, which is what noise spoils least. With --check the exit code is 1 if a step
+// Each round does every step bare and by the library in turns, one right after the other, so that
+// both meet the same machine. Told are medians with quartiles, and the ratio of each round's pair,
+// which is what noise spoils least. With --check the exit code is 1 if a step
 // took more than 1.1 times the bare one (median of the pairs), more than 18 requests were made for
 // a bring-up, or closing 64 devices took more than 4 times closing one.
 #include <sched.h>
@@ -39,7 +39,8 @@ constexpr double kMostCloseRatio = 4;
 constexpr int kManyDevices = 64;
 // Of one measurement each: one alone is too short to time, and mostly tells how cold the caches
 // are.
-constexpr int kTableUpdates = 20;
+constexpr int kTableUpdates = 40;
+constexpr int kUpdatesAtOnce = 20;
 constexpr int kRestarts = 20;
 constexpr int kBringUps = 8;
 constexpr VirtioFeatures kAcked = {VirtioFeature::kVersion1, VirtioFeature::kIndirectDesc,
@@ -135,13 +136,7 @@ class Bench {
   void Run() {
     for (int round = -1; round < rounds_; ++round) {  // The first is to warm up.
       if (round == 0) steps_.clear();
-      if (round % 2 == 0) {
-        Bare();
-        Library();
-      } else {
-        Library();
-        Bare();
-      }
+      Round();
     }
     for (int round = 0; round < std::max(3, rounds_ / 10); ++round) {
       close_us_[1].push_back(CloseMany(1));
@@ -183,112 +178,132 @@ class Bench {
   }
 
  private:
-  // Times `work`, and counts the requests that it makes of vhost.
-  template <typename Work>
-  void Measure(const char* name, bool bare, Work work) {
+  // Does `bare` and `library` `times` times in turns, so that whatever disturbs the machine
+  // disturbs both, and notes what each took in all. Both return what one took, in microseconds. The
+  // requests are those of all times, or of one.
+  template <typename Work, typename OtherWork>
+  void InTurns(const char* name, int times, bool requests_of_one, Work bare, OtherWork library) {
     if (std::find(order_.begin(), order_.end(), name) == order_.end()) order_.push_back(name);
+    double us[2] = {};
+    int requests[2] = {};
+    for (int i = 0; i < 2 * times; ++i) {
+      // bare library, library bare, ...
+      const int who = (i + i / 2 + turn_) % 2;
+      us[who] += who == 0 ? bare() : library();
+      requests[who] += requests_;
+    }
+    ++turn_;
+    const int of = requests_of_one ? times : 1;
     Step& step = steps_[name];
+    step.bare_us.push_back(us[0]);
+    step.library_us.push_back(us[1]);
+    step.bare_requests = requests[0] / of;
+    step.library_requests = requests[1] / of;
+  }
+  // Times `work` and counts its requests.
+  template <typename Work>
+  double Measure(Work work) {
     rig_.kernel.ResetCount();
-    const double us = work();
-    (bare ? step.bare_us : step.library_us).push_back(us);
-    (bare ? step.bare_requests : step.library_requests) = rig_.kernel.vhost_requests();
+    const double us = Time(work);
+    requests_ = rig_.kernel.vhost_requests();
+    return us;
   }
 
-  // Brings kBringUps devices up, one after the other on the one TAP, and keeps the last running.
-  // Only the bringing up is timed, or only the tearing down of all.
-  template <typename Net, typename Make, typename Stop>
-  std::vector<std::unique_ptr<Net>> BringUp(bool bare, Make make, Stop stop) {
-    std::vector<std::unique_ptr<Net>> all;
-    int requests = 0;
-    Measure("8 bring-ups", bare, [&] {
-      double us = 0;
-      for (int i = 0; i < kBringUps; ++i) {
-        if (i != 0) stop(*all.back());
-        rig_.kernel.ResetCount();
-        us += Time([&] { all.push_back(make()); });
-        requests = rig_.kernel.vhost_requests();
-      }
-      return us;
-    });
-    Step& step = steps_["8 bring-ups"];
-    (bare ? step.bare_requests : step.library_requests) = requests;  // of one
-    return all;
-  }
-
-  void Bare() {
-    auto all = BringUp<BareNet>(
-        true,
+  // There is one TAP queue, so whoever is not measured stands still.
+  void Round() {
+    std::vector<std::unique_ptr<BareNet>> bares;
+    std::vector<std::unique_ptr<NetBackend>> nets;
+    InTurns(
+        "8 bring-ups", kBringUps, /*requests_of_one=*/true,
         [&] {
-          auto net = std::make_unique<BareNet>(rig_.kernel);
-          net->Start(rig_.start, rig_.tap->fd(0), /*first_time=*/true);
-          return net;
+          const double us = Measure([&] {
+            bares.push_back(std::make_unique<BareNet>(rig_.kernel));
+            bares.back()->Start(rig_.start, rig_.tap->fd(0), /*first_time=*/true);
+          });
+          bares.back()->Stop(rig_.start);
+          return us;
         },
-        [&](BareNet& net) { net.Stop(rig_.start); });
-    std::unique_ptr<BareNet> net = std::move(all.back());
-    all.clear();
-    Updates(true, [&](const MemoryTable& table) { net->SetMemory(table); });
-    Measure("20 resets and restarts", true, [&] {
-      return Time([&] {
-        for (int i = 0; i < kRestarts; ++i) {
-          net->Stop(rig_.start);
-          net->Start(rig_.start, rig_.tap->fd(0), /*first_time=*/false);
-        }
-      });
-    });
-    Measure("tear-down", true, [&] {
-      return Time([&] {
-        net->Stop(rig_.start);
-        net.reset();
-      });
-    });
-  }
-
-  void Library() {
-    auto all = BringUp<NetBackend>(
-        false,
         [&] {
-          std::unique_ptr<NetBackend> net = MakeNet();
+          const double us = Measure([&] {
+            nets.push_back(MakeNet());
+            OrDie(nets.back()->Start(rig_.start));
+          });
+          nets.back()->Stop();
+          return us;
+        });
+    std::unique_ptr<BareNet> bare = std::move(bares.back());
+    std::unique_ptr<NetBackend> net = std::move(nets.back());
+    bares.clear();
+    nets.clear();
+    Updates(*bare, *net);
+    const auto restart_bare = [&] { bare->Start(rig_.start, rig_.tap->fd(0), false); };
+    InTurns(
+        "20 resets and restarts", kRestarts, false,
+        [&] {
+          restart_bare();
+          const double us = Measure([&] {
+            bare->Stop(rig_.start);
+            restart_bare();
+          });
+          bare->Stop(rig_.start);
+          return us;
+        },
+        [&] {
           OrDie(net->Start(rig_.start));
-          return net;
-        },
-        [&](NetBackend& net) { net.Stop(); });
-    std::unique_ptr<NetBackend> net = std::move(all.back());
-    all.clear();
-    Updates(false, [&](const MemoryTable& table) {
-      // The library is handed shared tables; this one outlives it.
-      OrDie(net->SetMemory(std::shared_ptr<const MemoryTable>(std::shared_ptr<void>(), &table)));
-    });
-    OrDie(net->SetMemory(rig_.start.memory));
-    Measure("20 resets and restarts", false, [&] {
-      return Time([&] {
-        for (int i = 0; i < kRestarts; ++i) {
+          const double us = Measure([&] {
+            net->Stop();
+            OrDie(net->Start(rig_.start));
+          });
           net->Stop();
+          return us;
+        });
+    InTurns(
+        "tear-down", 1, false,
+        [&] {
+          restart_bare();
+          return Measure([&] {
+            bare->Stop(rig_.start);
+            bare.reset();
+          });
+        },
+        [&] {
           OrDie(net->Start(rig_.start));
-        }
-      });
-    });
-    Measure("tear-down", false, [&] {
-      return Time([&] {
-        net->Stop();
-        net.reset();
-      });
-    });
+          return Measure([&] {
+            net->Stop();
+            net.reset();
+          });
+        });
   }
 
   // Alternates between two tables of a size while the rings are served.
-  template <typename Set>
-  void Updates(bool bare, Set set) {
-    static const std::map<int, const char*> kNames = {{1, "20 updates, 1 region"},
-                                                      {32, "20 updates, 32 regions"},
-                                                      {64, "20 updates, 64 regions"}};
+  void Updates(BareNet& bare, NetBackend& net) {
+    static const std::map<int, const char*> kNames = {{1, "40 updates, 1 region"},
+                                                      {32, "40 updates, 32 regions"},
+                                                      {64, "40 updates, 64 regions"}};
     for (const auto& [regions, name] : kNames) {
       auto& tables = tables_[regions];
       if (tables.empty()) tables = {rig_.Table(regions, 1), rig_.Table(regions, 0)};
-      Measure(name, bare, [&] {
-        return Time([&] {
-          for (int i = 0; i < kTableUpdates; ++i) set(*tables[static_cast<size_t>(i % 2)]);
-        });
-      });
+      InTurns(
+          name, kTableUpdates / kUpdatesAtOnce, false,
+          [&] {
+            bare.Start(rig_.start, rig_.tap->fd(0), /*first_time=*/false);
+            const double us = Measure([&] {
+              for (int i = 0; i < kUpdatesAtOnce; ++i)
+                bare.SetMemory(*tables[static_cast<size_t>(i % 2)]);
+            });
+            bare.Stop(rig_.start);
+            return us;
+          },
+          [&] {
+            OrDie(net.Start(rig_.start));
+            // The second table of one region is the one that it has.
+            const double us = Measure([&] {
+              for (int i = 0; i < kUpdatesAtOnce; ++i)
+                OrDie(net.SetMemory(tables[static_cast<size_t>(i % 2)]));
+            });
+            net.Stop();
+            return us;
+          });
     }
   }
 
@@ -315,6 +330,8 @@ class Bench {
 
   Rig rig_;
   int rounds_;
+  int turn_ = 0;
+  int requests_ = 0;  // of the last measurement
   std::map<int, std::vector<std::shared_ptr<const MemoryTable>>> tables_;
   std::vector<std::string> order_;
   std::map<std::string, Step> steps_;

@@ -3,7 +3,6 @@
 
 #include <pthread.h>
 
-#include <algorithm>
 #include <functional>
 #include <utility>
 
@@ -49,7 +48,7 @@ absl::Status OnShortLivedThread(const std::function<absl::Status()>& work) {
 
 bool IsWorkerName(absl::string_view name) { return absl::StartsWith(name, "vhost-"); }
 
-// More tids than this are not given between the birth of a worker and a look at the counter.
+// More tids than this are not given between a look at the counter and the birth of a worker.
 constexpr pid_t kMostTidsBetween = 1024;
 
 }  // namespace
@@ -60,10 +59,10 @@ absl::StatusOr<Worker> Worker::Start(kernel_abi::Kernel& kernel, const TidCounte
   Birth birth;
   const auto become_owner = [&]() -> absl::Status {
     birth.owner_tid = kernel.ThreadId();
-    if (!tids.tids_are_the_kernels()) birth.last_before = tids.Last();
-    if (absl::Status status = set_owner(); !status.ok()) return status;
-    birth.last_after = tids.Last();
-    return absl::OkStatus();
+    birth.last_before = tids.Last();
+    absl::Status status = set_owner();
+    if (status.ok() && !tids.tids_are_the_kernels()) birth.last_after = tids.Last();
+    return status;
   };
   if (placement.empty()) {
     if (absl::Status status = become_owner(); !status.ok()) return status;
@@ -83,29 +82,29 @@ absl::StatusOr<Worker> Worker::Start(kernel_abi::Kernel& kernel, const TidCounte
 }
 
 Worker::Found Worker::Look(const Birth& birth) {
-  const bool names_are_ours = birth.last_before == 0;
+  const bool names_are_ours = birth.last_after == 0;
   const std::string name = absl::StrCat("vhost-", birth.owner_tid);
-  const pid_t after =
-      names_are_ours ? std::max(birth.last_after - kMostTidsBetween, 0) : birth.last_before;
-  Found newest;
+  Found first;
   int likely = 0;
   for (pid_t tid : ThreadsOfThisProcess()) {
-    if (tid <= after || tid > birth.last_after || tid < newest.tid) continue;
+    if (tid <= birth.last_before || (first.tid != 0 && tid > first.tid && names_are_ours)) continue;
+    if (!names_are_ours && tid > birth.last_after) continue;
     std::string its_name = ThreadName(tid);
     if (names_are_ours ? its_name != name : !IsWorkerName(its_name)) continue;
-    newest = {.tid = tid, .name = std::move(its_name)};
+    first = {.tid = tid, .name = std::move(its_name)};
     ++likely;
   }
   // Two in a namespace: another thread made one at the same time, and there is no telling which.
-  if (newest.tid != 0) return names_are_ours || likely == 1 ? newest : Found();
-  for (pid_t tid = birth.last_after; tid > after && names_are_ours; --tid) {
+  if (first.tid != 0) return names_are_ours || likely == 1 ? first : Found();
+  if (!names_are_ours) return {};
+  for (pid_t tid = birth.last_before + 1; tid <= birth.last_before + kMostTidsBetween; ++tid) {
     if (ThreadName(tid) == name) return {.tid = tid, .name = name, .is_kernel_thread = true};
   }
   return {};
 }
 
 const Worker::Found& Worker::Find() const {
-  if (!found_.has_value()) found_ = birth_.last_after != 0 ? Look(birth_) : Found();
+  if (!found_.has_value()) found_ = birth_.last_before != 0 ? Look(birth_) : Found();
   return *found_;
 }
 

@@ -43,14 +43,15 @@ class Worker {
   WorkerReport Report() const;
 
  private:
-  // What is known of its birth: who asked for it, and which tid was the last to be given just after
-  // that, so that its own is that or a little less. The kernel calls it `vhost-<owner_tid>`, a name
-  // that nobody but that thread gives. In a pid namespace the number in the name is another; so
-  // there it is noted too which tid was the last before.
+  // What is known of its birth: who asked for it, and which tid was the last to be given just
+  // before that. The kernel calls it `vhost-<owner_tid>`, a name that nobody but that thread gives,
+  // so it is the first of that name which came then. In a pid namespace the number in the name is
+  // another; so there it is noted too which tid was the last after. Tids that begin anew between
+  // leave it unknown.
   struct Birth {
     pid_t owner_tid = 0;
-    pid_t last_before = 0;  // 0: not noted
-    pid_t last_after = 0;
+    pid_t last_before = 0;  // 0: not known
+    pid_t last_after = 0;   // 0: not noted
   };
   struct Found {
     pid_t tid = 0;
