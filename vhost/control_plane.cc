@@ -28,6 +28,7 @@ namespace {
 constexpr int kFdsOfAQueue = 3;
 constexpr int kFdsOfAQueuePair = 2 * kFdsOfAQueue + 2;
 constexpr int kFdsOfATransport = 4;
+constexpr int kFdsOfALinkWatch = 2;  // netlink sockets: one for questions, one for news
 
 // Not to be told from a card's by its shape: bit 1 of the first byte says "locally administered".
 absl::StatusOr<MacAddress> RandomMac() {
@@ -247,7 +248,8 @@ void ControlPlane::Unreserve(const std::string& name) {
 
 absl::StatusOr<ControlPlane::Entry> ControlPlane::MakeNet(NetOptions options) {
   const int pairs = options.device.queue_pairs;
-  absl::Status budget = CheckFdBudget(pairs * kFdsOfAQueuePair + kFdsOfAQueue + kFdsOfATransport);
+  absl::Status budget =
+      CheckFdBudget(pairs * kFdsOfAQueuePair + kFdsOfAQueue + kFdsOfATransport + kFdsOfALinkWatch);
   if (!budget.ok()) return budget;
   if (options.device.mac == MacAddress{}) {
     absl::StatusOr<MacAddress> mac = RandomMac();

@@ -235,7 +235,7 @@ TEST_F(ControlPlaneTest, SaysWhenTooFewFdsAreLeft) {
   setrlimit(RLIMIT_NOFILE, &before);
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
   EXPECT_THAT(std::string(status.message()),
-              AllOf(HasSubstr("net0: needs 135 file descriptors"), HasSubstr("LimitNOFILE=")));
+              AllOf(HasSubstr("net0: needs 137 file descriptors"), HasSubstr("LimitNOFILE=")));
 }
 
 TEST_F(ControlPlaneTest, AReportSourceStandsForTheDevicesReport) {
