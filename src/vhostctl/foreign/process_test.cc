@@ -68,9 +68,9 @@ class ForeignTest : public ::testing::Test {
 };
 
 TEST_F(ForeignTest, TellsWhatProcTells) {
-  Qemu(100,
-       std::string("qemu\0-name\0guest=web,debug-threads=on\0-device\0vhost-vsock-pci,guest-cid=42",
-                   77));
+  constexpr char kCommandLine[] =
+      "qemu\0-name\0guest=web,debug-threads=on\0-device\0vhost-vsock-pci,guest-cid=42";
+  Qemu(100, std::string(kCommandLine, sizeof(kCommandLine)));
   Thread(100, 104, "vhost-100");
   File("200/comm", "bash\n");
   Link("200/fd/0", "/dev/tty");
