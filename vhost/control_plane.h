@@ -186,11 +186,11 @@ class ControlPlane {
   std::unique_ptr<EventLoop> own_loop_;
   EventLoop* loop_ = nullptr;
 
-  std::unique_ptr<EventRelay> events_;  // nullptr: nobody wants to be told
   // Where clients of the control socket hear of events; nullptr before it is open and after it
-  // closed. The lock keeps it while an event is published.
+  // closed. The lock keeps it while an event is published, which `events_` may do to its end.
   absl::Mutex publisher_mutex_;
   control::Server* publisher_ ABSL_GUARDED_BY(publisher_mutex_) = nullptr;
+  std::unique_ptr<EventRelay> events_;  // nullptr: nobody wants to be told
   std::unique_ptr<Watchdog> watchdog_;  // nullptr: it is turned off
 
   // Held for reading while reports are gathered and while a device is moved or paused, so it is the

@@ -174,7 +174,9 @@ class Run:
         repeat = worth_repeating(rows)
         if not repeat:
             return rows
-        names = [row.name for row in repeat]
+        names = [row.name for row in repeat if row.name != f"vm {kernel} {kind}"]
+        if not names:
+            return rows
         self.say(f"vm {kernel} {kind}: once more, in a new VM: {' '.join(names)}")
         again, _ = self.vm_once(kernel, kind, names, f"vm {kernel} {kind} repeated")
         return with_second_run(rows, again)
@@ -248,7 +250,14 @@ class Run:
 
     def quickstart(self, *options):
         """What a newcomer runs first. The build is there already."""
-        self.check(" ".join(["quickstart", *options]), ["scripts/quickstart", *options], limit_s=1800)
+        title = " ".join(["quickstart", *options])
+        argv = ["scripts/quickstart", *options]
+        if self.command(title, argv, limit_s=1800):
+            return self.rows.append(Row("this machine", "stages", title, "passed"))
+        first = Row("this machine", "stages", title, "failed", "see its log")
+        self.say(f"{title}: once more, in a new VM")
+        passed = self.command(f"{title} again", argv, limit_s=1800)
+        self.rows.append(Row("this machine", "stages", title, "passed" if passed else "failed").after(first))
 
     def stage(self, name):
         build, asan, tsan = self.options.build, ROOT + "/build-asan", ROOT + "/build-tsan"

@@ -17,9 +17,12 @@ std::string Quoted(absl::string_view text) {
   return absl::StrCat("'", absl::StrReplaceAll(text, {{"'", ""}, {"\n", " "}}), "'");
 }
 
-// Names of devices, asked for when they are needed: "VM/DEVICE" of each.
+// Names of devices, asked for when they are needed: "VM/DEVICE" of each. They come from whoever has
+// a socket or a process on this host, and bash expands what compgen -W is given: one that is more
+// than a name is left out.
 constexpr char kDevices[] =
-    "vhostctl list 2>/dev/null | awk 'NR > 1 && NF > 5 { print $1 \"/\" $3 }'";
+    "vhostctl list 2>/dev/null | awk 'NR > 1 && NF > 5 && $1 \"/\" $3 ~ /^[A-Za-z0-9._\\/-]+$/ "
+    "{ print $1 \"/\" $3 }'";
 
 bool WantsDevice(const Verb& verb) { return absl::StrContains(verb.usage, "DEVICE"); }
 

@@ -63,6 +63,9 @@ class Follower {
 
  private:
   void Rescan() {
+    const absl::Time now = absl::Now();
+    if (now < next_rescan_) return;
+    next_rescan_ = now + kRescan;
     std::vector<std::string> paths;
     if (!invocation_.socket.empty()) {
       if (!heard_) paths.push_back(invocation_.socket);
@@ -204,6 +207,7 @@ class Follower {
   std::map<std::string, Source> sources_;
   std::map<std::string, absl::Status> refused_;  // asked once, and not again
   bool heard_ = false;                           // somebody has answered
+  absl::Time next_rescan_ = absl::InfinitePast();
   ExitCode code_ = kOk;
   std::string errors_;
 };

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -414,6 +415,24 @@ TEST_F(VerbsTest, CompletionsKnowEveryVerbAndOption) {
     }
   }
   EXPECT_EQ(Call({"completion", "csh"}).code, kUsage);
+}
+
+TEST_F(VerbsTest, CompletionRunsNothingThatANameSays) {
+  const std::string script = absl::StrCat(
+      Call({"completion", "bash"}).out,
+      "vhostctl() { printf 'VM PID DEVICE TYPE BACKEND STATE\\n'\n"
+      "  printf '%s 1 net0 net kernel running\\n' '$(echo${IFS}ran)' '`echo${IFS}ran`' web; }\n"
+      "COMP_WORDS=(vhostctl show '') COMP_CWORD=2\n"
+      "_vhostctl\n"
+      "printf '%s\\n' \"${COMPREPLY[@]}\"\n");
+  const std::string path = Directory() + "/completion";
+  std::ofstream(path) << script;
+  FILE* const bash = popen(absl::StrCat("bash ", path, " 2>&1").c_str(), "r");
+  ASSERT_NE(bash, nullptr);
+  std::string said(4096, '\0');
+  said.resize(fread(said.data(), 1, said.size(), bash));
+  EXPECT_EQ(pclose(bash), 0);
+  EXPECT_EQ(said, "web/net0\n");
 }
 
 TEST_F(VerbsTest, TheManPageKnowsEveryVerbAndOption) {

@@ -3,6 +3,7 @@
 written, makes it pass."""
 
 import fcntl
+import grp
 import json
 import os
 import shutil
@@ -68,7 +69,8 @@ def without_modules(ctl):
 
 
 def unprivileged(ctl):
-    """The nodes of this host are root's alone. Their modes, and the TAP, are put back."""
+    """The nodes of this host are root's alone. Their modes, the user's groups and the TAP are put back."""
+    was_member = USER in grp.getgrnam("kvm").gr_mem
     nodes = {path: os.stat(path) for path in (*host.NODES, "/dev/kvm", "/dev/net/tun")}
     try:
         for path in nodes:
@@ -85,6 +87,9 @@ def unprivileged(ctl):
         seen.expect("/dev/vhost-net", "only root and the group kvm", f"usermod -aG kvm {USER}")
     finally:
         subprocess.run(["ip", "link", "delete", "tap0"], stderr=subprocess.DEVNULL, timeout=30, check=False)
+        if not was_member:
+            subprocess.run(["gpasswd", "-d", USER, "kvm"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                           timeout=30, check=False)
         for path, was in nodes.items():
             os.chmod(path, was.st_mode & 0o777)
             os.chown(path, was.st_uid, was.st_gid)

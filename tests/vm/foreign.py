@@ -46,17 +46,17 @@ def expect(what, have, want):
 def worker_tids(pid):
     """vhost workers by what ps would look at: threads of the process, or of the kernel with the name of one of those."""
     def comm(path):
-        with open(f"{path}/comm", encoding="utf-8") as file:
-            return file.read().strip()
+        try:
+            with open(f"{path}/comm", encoding="utf-8") as file:
+                return file.read().strip()
+        except OSError:
+            return ""  # It is gone.
 
     threads = os.listdir(f"/proc/{pid}/task")
     tids = {int(tid) for tid in threads if comm(f"/proc/{pid}/task/{tid}").startswith("vhost-")}
     for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if comm(f"/proc/{name}") in {f"vhost-{tid}" for tid in threads} and not os.path.exists(f"/proc/{name}/exe"):
-                tids.add(int(name))
-        except OSError:
-            pass  # It is gone.
+        if comm(f"/proc/{name}") in {f"vhost-{tid}" for tid in threads} and not os.path.exists(f"/proc/{name}/exe"):
+            tids.add(int(name))
     return tids
 
 

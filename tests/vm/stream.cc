@@ -365,7 +365,7 @@ constexpr auto kAnswerLimit = std::chrono::seconds(1);
 // with what went.
 int Ping(const Address& to, uint64_t rate) {
   using Clock = std::chrono::steady_clock;
-  constexpr auto kLastWait = std::chrono::seconds(5);
+  constexpr auto kLastWait = std::chrono::seconds(30);
   const int fd = Open(to);
   if (connect(fd, Raw(to), to.length) != 0) Fail(to.text + ": connect");
   std::vector<bool> seen;
@@ -385,7 +385,12 @@ int Ping(const Address& to, uint64_t rate) {
     const bool sending = g_stop == 0;
     if (!sending && stopped_at == Clock::time_point{}) stopped_at = now;
     if (!sending && (back == seen.size() || now - stopped_at > kLastWait)) break;
-    const bool has_room = seen.size() - answered < kWindow || now - last > kAnswerLimit;
+    if (seen.size() - answered >= kWindow && now - last > kAnswerLimit) {
+      longest_gap = std::max(longest_gap, now - last);
+      answered = seen.size();
+      last = due = now;
+    }
+    const bool has_room = seen.size() - answered < kWindow;
     if (sending && has_room && now >= due) {
       due += interval;
       const uint64_t number = seen.size();
