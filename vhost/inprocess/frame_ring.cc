@@ -48,6 +48,9 @@ FrameRing::~FrameRing() {
 
 absl::StatusOr<std::unique_ptr<FrameRing>> FrameRing::Create(kernel_abi::Kernel& kernel, int fd) {
   io_uring_params params{};
+  // What the kernel cannot prepare ends its chain; without this, it would also leave the rest with
+  // us, to be submitted as another one.
+  params.flags = IORING_SETUP_SUBMIT_ALL;
   const int setup = kernel.IoUringSetup(kMaxBatch, params);
   if (setup < 0) return Refused(-setup, "io_uring_setup", Advice(-setup));
   kernel_abi::UniqueFd ring_fd(setup);

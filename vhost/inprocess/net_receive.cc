@@ -235,6 +235,7 @@ ReceiveQueue::Read ReceiveQueue::ReadBatch(size_t most, size_t& frames) {
   batch_ = std::min(2 * batch_, FrameRing::kMaxBatch);
   if (batch > 1 && options_.ring->broken().ok()) batch = HoldForBatch(batch);
   if (batch < 2 || !options_.ring->broken().ok()) {
+    PutBackAllButOne();
     const Read read = ReadDirect();
     if (read == Read::kNothing) batch_ = 1;
     return read;
@@ -244,13 +245,17 @@ ReceiveQueue::Read ReceiveQueue::ReadBatch(size_t most, size_t& frames) {
   const Read read = DeliverBatch(options_.ring->Run(), frames);
   if (read == Read::kNothing) batch_ = 1;
   if (read != Read::kDelivered && read != Read::kDropped) ++frames;
-  // Frames that are read one by one go into the first of them alone.
-  while (!options_.mergeable && held() > 1) {
+  PutBackAllButOne();
+  return read;
+}
+
+void ReceiveQueue::PutBackAllButOne() {
+  if (options_.mergeable) return;
+  while (held() > 1) {
     held_bytes_ -= chains_.back().writable_bytes();
     queue_->PutBack(std::move(chains_.back()));
     chains_.pop_back();
   }
-  return read;
 }
 
 size_t ReceiveQueue::HoldForBatch(size_t most) {

@@ -119,6 +119,9 @@ class ReceiveQueue {
   Read ReadBatch(size_t most, size_t& frames);
   // How many buffers are held, from the first on, that are each enough for a frame.
   size_t HoldForBatch(size_t most);
+  // Without mergeable buffers a frame that is not read by io_uring goes into the first of them
+  // alone.
+  void PutBackAllButOne();
   Read DeliverBatch(std::span<const int> results, size_t& frames);
   Read DeliverLarge(size_t direct_bytes, size_t bytes);
   void Complete(size_t bytes);

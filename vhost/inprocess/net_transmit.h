@@ -111,7 +111,7 @@ class TransmitQueue {
 
   // ---- net_transmit_burst.cc
   bool Plan();
-  void AddToPlan(Packet& packet);
+  void AddToPlan(Packet& packet, bool merge);
   Outcome SendPlanned();
   Outcome SendPlannedByRing();
   std::span<const iovec> GatherPlanned(size_t write, std::span<iovec> room);

@@ -30,6 +30,8 @@ bool TransmitQueue::Plan() {
   Planned& plan = *planned_;
   plan.flows.Begin();
   plan.packet_count = plan.write_count = plan.next_write = plan.piece_count = 0;
+  // For all of the plan: who merges also says which write a frame is in.
+  const bool merge = options_.merge.any() && plan.pause == 0;
   size_t taken = 0;
   size_t bytes = 0;
   while (taken < kBurstFrames && bytes < kBurstBytes && plan.packet_count < plan.packets.size()) {
@@ -42,7 +44,7 @@ bool TransmitQueue::Plan() {
       continue;
     }
     const size_t room = plan.pieces.size() - plan.piece_count;
-    iovec* pieces = &plan.pieces[plan.piece_count];
+    iovec* pieces = plan.pieces.data() + plan.piece_count;
     const size_t count = SkipBytes(packet.chain.readable(), options_.header_bytes, pieces, room);
     if (count > room) {
       // For the next burst; or, if this is its first, by itself.
@@ -61,17 +63,17 @@ bool TransmitQueue::Plan() {
     packet.next = -1;
     plan.piece_count += count;
     bytes += packet.bytes;
-    AddToPlan(packet);
+    AddToPlan(packet, merge);
   }
+  plan.pause -= std::min(plan.pause, static_cast<uint32_t>(plan.packet_count));
   JudgeMerging();
   return taken > 0;
 }
 
-void TransmitQueue::AddToPlan(Packet& packet) {
+void TransmitQueue::AddToPlan(Packet& packet, bool merge) {
   Planned& plan = *planned_;
   const auto index = static_cast<int16_t>(plan.packet_count++);
-  if (!options_.merge.any() || plan.pause > 0) {
-    plan.pause -= std::min<uint32_t>(plan.pause, 1);
+  if (!merge) {
     plan.writes[plan.write_count++] = {.first = index, .last = index, .header = {}};
     return;
   }
@@ -161,7 +163,12 @@ TransmitQueue::Outcome TransmitQueue::SendPlannedByRing() {
       if (const std::optional<Outcome> end = Conclude(SendOnePlanned())) return *end;
       continue;
     }
-    for (const int result : ring.Run()) {
+    const std::span<const int> results = ring.Run();
+    if (ring.broken().ok() && results[0] == FrameRing::kNotTried) {
+      if (const std::optional<Outcome> end = Conclude(SendOnePlanned())) return *end;
+      continue;
+    }
+    for (const int result : results) {
       if (result == FrameRing::kNotTried) break;
       if (const auto end = Conclude(result >= 0 ? Sent::kYes : Failed(-result))) return *end;
     }
