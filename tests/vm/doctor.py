@@ -70,7 +70,7 @@ def without_modules(ctl):
 
 def unprivileged(ctl):
     """The nodes of this host are root's alone. Their modes, the user's groups and the TAP are put back."""
-    was_member = USER in grp.getgrnam("kvm").gr_mem
+    was_member = any(USER in group.gr_mem for group in grp.getgrall() if group.gr_name == "kvm")
     nodes = {path: os.stat(path) for path in (*host.NODES, "/dev/kvm", "/dev/net/tun")}
     try:
         for path in nodes:
