@@ -326,15 +326,8 @@ int Serve(const std::vector<Address>& addresses) {
   }
 }
 
-// What a sender without end has under way. More than this waits in the TAP, for seconds on a slow
-// machine, and so does all that comes behind it.
-constexpr int kEndlessSendBytes = 128 << 10;
-
 int Send(const Address& to, uint64_t byte_limit, size_t chunk_bytes) {
   const int fd = Open(to);
-  if (byte_limit == kNoneWrong) {
-    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kEndlessSendBytes, sizeof(kEndlessSendBytes));
-  }
   if (connect(fd, Raw(to), to.length) != 0) Fail(to.text + ": connect");
   SayHello(fd, to);
   const auto start = std::chrono::steady_clock::now();
