@@ -44,8 +44,10 @@ VMS_AT_ONCE = max(2, (os.cpu_count() or 2) - 1)
 QUICKSTARTS = ((), ("--without", "module"))
 VM_LIMIT_S = {"units": 1800, "end-to-end": 3600}
 STAGE_LIMIT_S = 3600
-# More failures than these are no accident; nor is anything that a sanitizer says.
+# More failures than these are no accident; nor is a crash, or anything that a sanitizer says.
 MAX_REPEATED = 3
+# What died or hung without naming a failed expectation.
+NO_FAILURE_NAMED = "ended without naming a failure"
 SANITIZER_SPEAKS = re.compile(r"(ERROR|WARNING): \w*Sanitizer|runtime error:")
 
 
@@ -67,8 +69,8 @@ class Row:
 def worth_repeating(rows):
     """The rows that failed, if they may be an accident of the place."""
     failed = [row for row in rows if row.outcome == "failed"]
-    accident = len(failed) <= MAX_REPEATED and not any(SANITIZER_SPEAKS.search(row.detail) for row in failed)
-    return failed if accident else []
+    serious = [row for row in failed if SANITIZER_SPEAKS.search(row.detail) or row.detail.startswith(NO_FAILURE_NAMED)]
+    return failed if len(failed) <= MAX_REPEATED and not serious else []
 
 
 def with_second_run(rows, again):
@@ -318,14 +320,14 @@ def complaint(case):
     """What a failed test of CTest's report said, from its first complaint on."""
     said = case.findtext("system-out") or ""
     begin = re.search(rf"^.*(: Failure$|{SANITIZER_SPEAKS.pattern})", said, re.MULTILINE)
-    return said[begin.start():] if begin else "\n".join(said.splitlines()[-5:])
+    return said[begin.start():] if begin else "\n".join([NO_FAILURE_NAMED, *said.splitlines()[-5:]])
 
 
 def gtest_rows(report, place):
     with open(report, encoding="utf-8") as file:
         data = json.load(file)
     if "died" in data:
-        return [Row(place, "unit", data["died"], "failed", "the program died or hung")]
+        return [Row(place, "unit", data["died"], "failed", f"{NO_FAILURE_NAMED}: it died or hung")]
     rows = []
     for suite in data.get("testsuites", []):
         for test in suite.get("testsuite", []):
