@@ -24,6 +24,7 @@
 
 #include "absl/strings/str_format.h"
 #include "tests/bench/bare_net.h"
+#include "tests/bench/bench_options.h"
 #include "tests/bench/counting_kernel.h"
 #include "tests/fakes/driver_ring.h"
 #include "tests/fakes/guest_ram.h"
@@ -339,30 +340,23 @@ class Bench {
 };
 
 int Main(int argc, char** argv) {
-  int rounds = 31;
-  bool check = false;
-  for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--check") == 0) {
-      check = true;
-    } else if (std::strcmp(argv[i], "--rounds") == 0 && i + 1 < argc) {
-      rounds = std::max(3, std::atoi(argv[++i]));
-    } else {
-      std::fprintf(stderr, "usage: bench_control_plane [--rounds N] [--check]\n");
-      return 2;
-    }
+  bench::BenchOptions options{.rounds = 31};
+  if (const auto code =
+          bench::ReadOptions(argc, argv, "bench_control_plane [--rounds N] [--check]", options)) {
+    return *code;
   }
   if (::access(kernel_abi::kVhostNetPath, R_OK | W_OK) != 0) {
     std::printf("skipped: no %s (run it by scripts/vm)\n", kernel_abi::kVhostNetPath);
-    return 0;
+    return options.check ? 77 : 0;  // a skip, to who looks at the code
   }
   // A TAP of the machine's own namespace is nobody's business.
   if (::unshare(CLONE_NEWNET) != 0) {
     std::fprintf(stderr, "bench_control_plane: no network namespace of our own; needs root\n");
     return 2;
   }
-  Bench bench(rounds);
+  Bench bench(std::max(3, options.rounds));
   bench.Run();
-  return bench.Report() || !check ? 0 : 1;
+  return bench.Report() || !options.check ? 0 : 1;
 }
 
 }  // namespace

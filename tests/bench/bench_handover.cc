@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "tests/bench/bare_net.h"
+#include "tests/bench/bench_options.h"
 #include "tests/bench/counting_kernel.h"
 #include "tests/fakes/driver_ring.h"
 #include "tests/fakes/guest_ram.h"
@@ -163,20 +164,13 @@ class Bench {
 }  // namespace vhost
 
 int main(int argc, char** argv) {
-  int rounds = 500;
-  bool check = false;
-  for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--rounds") == 0 && i + 1 < argc) {
-      rounds = std::atoi(argv[++i]);
-    } else if (std::strcmp(argv[i], "--check") == 0) {
-      check = true;
-    } else {
-      std::fprintf(stderr, "usage: bench_handover [--rounds N] [--check]\n");
-      return 2;
-    }
+  vhost::bench::BenchOptions options{.rounds = 500};
+  if (const auto code =
+          vhost::bench::ReadOptions(argc, argv, "bench_handover [--rounds N] [--check]", options)) {
+    return *code;
   }
   vhost::Bench bench;
-  bench.Run(rounds);
+  bench.Run(options.rounds);
   const bool good = bench.Report();
-  return check && !good ? 1 : 0;
+  return options.check && !good ? 1 : 0;
 }

@@ -20,6 +20,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "tests/bench/bench_options.h"
 #include "tests/bench/bench_pairs.h"
 #include "tests/bench/net_queue_machine.h"
 #include "vhost/inprocess/net_backend.h"
@@ -414,23 +415,28 @@ void Memory(Bench& bench) {
 
 int Main(int argc, char** argv) {
   Bench bench;
-  bool check = false;
-  std::string only;
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    if (argument == "--check") check = true;
-    if (argument == "--rounds" && i + 1 < argc) bench.rounds = std::max(1, std::atoi(argv[++i]));
-    if (argument == "--only" && i + 1 < argc) only = argv[++i];
+  BenchOptions options{.rounds = bench.rounds};
+  if (const auto code = ReadOptions(
+          argc, argv, "bench_inprocess_net [--rounds N] [--check] [--only PART]", options)) {
+    return *code;
   }
+  bench.rounds = options.rounds;
   BePrivate();
   const std::pair<const char*, void (*)(Bench&)> parts[] = {
       {"transmit", Transmit},     {"receive", Receive}, {"engines", Engines},
       {"coalescing", Coalescing}, {"latency", Latency}, {"many", ManyDevices},
       {"memory", Memory}};
+  bool any = false;
   for (const auto& [name, part] : parts) {
-    if (only.empty() || only == name) part(bench);
+    if (!options.only.empty() && options.only != name) continue;
+    part(bench);
+    any = true;
   }
-  return check && !bench.all_met ? 1 : 0;
+  if (!any) {
+    std::fprintf(stderr, "bench_inprocess_net: there is no part '%s'\n", options.only.c_str());
+    return 2;
+  }
+  return options.check && !bench.all_met ? 1 : 0;
 }
 
 }  // namespace

@@ -25,6 +25,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernel-abi/tun.h"
+#include "tests/bench/bench_options.h"
 #include "tests/bench/bench_pairs.h"
 #include "tests/bench/net_bench_machine.h"
 #include "vhost/inprocess/net_backend.h"
@@ -179,34 +180,29 @@ class Machine {
 };
 
 int Main(int argc, char** argv) {
-  int rounds = 9;
-  bool check = false;
-  std::string only;
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    if (argument == "--check") {
-      check = true;
-    } else if (argument == "--rounds" && i + 1 < argc) {
-      rounds = std::max(1, std::atoi(argv[++i]));
-    } else if (argument == "--only" && i + 1 < argc) {
-      only = argv[++i];
-    } else {
-      std::fprintf(stderr, "usage: bench_net_peers [--rounds N] [--check] [--only SUBSTRING]\n");
-      return 2;
-    }
+  BenchOptions options;
+  if (const auto code = ReadOptions(
+          argc, argv, "bench_net_peers [--rounds N] [--check] [--only SUBSTRING]", options)) {
+    return *code;
   }
   BePrivate();
+  bool any = false;
   bool all_met = true;
   for (const Case& each : kCases) {
-    if (std::string(each.what).find(only) == std::string::npos) continue;
+    if (std::string(each.what).find(options.only) == std::string::npos) continue;
+    any = true;
     Machine machine(each);
     const Compared compared = InPairs(
-        rounds, [&] { return machine.Kernel(); }, [&] { return machine.Process(); });
+        options.rounds, [&] { return machine.Kernel(); }, [&] { return machine.Process(); });
     const bool met = Tell(absl::StrCat(each.what, ": vhost-net, ours"), compared, "ns",
                           1 / compared.ratio, kGoal, true);
     all_met = all_met && met;
   }
-  return check && !all_met ? 1 : 0;
+  if (!any) {
+    std::fprintf(stderr, "bench_net_peers: no case is named like '%s'\n", options.only.c_str());
+    return 2;
+  }
+  return options.check && !all_met ? 1 : 0;
 }
 
 }  // namespace

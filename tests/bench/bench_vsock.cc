@@ -28,6 +28,7 @@
 
 #include "absl/strings/str_format.h"
 #include "kernel-abi/unique_fd.h"
+#include "tests/bench/bench_options.h"
 #include "tests/bench/vsock_bench_guest.h"
 #include "vhost/inprocess/vsock_backend.h"
 #include "vhost/inprocess/vsock_mux.h"
@@ -211,21 +212,11 @@ int Main(int rounds, size_t bytes, bool check) {
 }  // namespace vhost::inprocess
 
 int main(int argc, char** argv) {
-  int rounds = 9;
-  size_t mib = 512;
-  bool check = false;
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    if (argument == "--check") {
-      check = true;
-    } else if (argument == "--rounds" && i + 1 < argc) {
-      rounds = std::max(1, std::atoi(argv[++i]));
-    } else if (argument == "--mib" && i + 1 < argc) {
-      mib = static_cast<size_t>(std::max(1, std::atoi(argv[++i])));
-    } else {
-      std::fprintf(stderr, "usage: bench_vsock [--rounds N] [--mib N] [--check]\n");
-      return 2;
-    }
+  vhost::bench::BenchOptions options{.mib = 512};
+  if (const auto code = vhost::bench::ReadOptions(
+          argc, argv, "bench_vsock [--rounds N] [--mib N] [--check]", options)) {
+    return *code;
   }
-  return vhost::inprocess::Main(rounds, mib << 20, check);
+  return vhost::inprocess::Main(options.rounds, static_cast<size_t>(options.mib) << 20,
+                                options.check);
 }

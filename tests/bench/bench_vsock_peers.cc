@@ -18,6 +18,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "tests/bench/bench_options.h"
 #include "tests/bench/bench_pairs.h"
 #include "tests/bench/vsock_bench_guest.h"
 #include "tests/integration/vsock_address.h"
@@ -40,21 +41,10 @@ kernel_abi::UniqueFd ListenOnVsock() {
 }
 
 int Main(int argc, char** argv) {
-  int rounds = 9;
-  size_t mib = 16;
-  bool check = false;
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    if (argument == "--check") {
-      check = true;
-    } else if (argument == "--rounds" && i + 1 < argc) {
-      rounds = std::max(1, std::atoi(argv[++i]));
-    } else if (argument == "--mib" && i + 1 < argc) {
-      mib = static_cast<size_t>(std::max(1, std::atoi(argv[++i])));
-    } else {
-      std::fprintf(stderr, "usage: bench_vsock_peers [--rounds N] [--mib N] [--check]\n");
-      return 2;
-    }
+  BenchOptions options{.mib = 16};
+  if (const auto code =
+          ReadOptions(argc, argv, "bench_vsock_peers [--rounds N] [--mib N] [--check]", options)) {
+    return *code;
   }
   char folder[] = "/tmp/bench_vsock_peers.XXXXXX";
   if (mkdtemp(folder) == nullptr) Die("mkdtemp");
@@ -66,7 +56,7 @@ int Main(int argc, char** argv) {
     VsockThreads process(OrDie(inprocess::InProcessVsockBackend::Create(
                              linux_kernel, {.guest_cid = kCid, .host = {.uds_path = path}})),
                          ListenAt(absl::StrCat(path, "_", kPort)));
-    const size_t bytes = mib << 20;
+    const size_t bytes = static_cast<size_t>(options.mib) << 20;
     for (const uint32_t piece : {kPacket, uint32_t{4096}}) {
       for (const bool to_host : {true, false}) {
         const auto us_per_mib = [&](VsockThreads& threads) {
@@ -78,7 +68,8 @@ int Main(int argc, char** argv) {
         us_per_mib(kernel);
         us_per_mib(process);
         const Compared compared = InPairs(
-            rounds, [&] { return us_per_mib(kernel); }, [&] { return us_per_mib(process); });
+            options.rounds, [&] { return us_per_mib(kernel); },
+            [&] { return us_per_mib(process); });
         const bool met = Tell(absl::StrCat(to_host ? "to host" : "to guest", ", by ", piece / 1024,
                                            " KiB, a MiB: vhost-vsock, ours"),
                               compared, "us", 1 / compared.ratio, kGoal, true);
@@ -88,7 +79,7 @@ int Main(int argc, char** argv) {
   }
   std::remove(absl::StrCat(path, "_", kPort).c_str());
   std::remove(folder);
-  return check && !all_met ? 1 : 0;
+  return options.check && !all_met ? 1 : 0;
 }
 
 }  // namespace
