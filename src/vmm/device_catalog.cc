@@ -32,6 +32,8 @@ constexpr char kWorkerCpus[] =
 constexpr char kWorkerNice[] = "nice value of the threads that serve";
 constexpr char kWorkerCgroup[] = "cgroup directory of the threads that serve";
 constexpr char kPolicy[] = "who serves: require, prefer or never the host kernel (default require)";
+constexpr char kFailover[] =
+    "another backend takes over when the one that serves fails or stalls (default on)";
 constexpr char kPollUs[] =
     "microseconds that a thread polls at most before it sleeps (default: 0 of vhost, 100 of this "
     "process)";
@@ -50,6 +52,7 @@ constexpr DeviceProperty kNetProperties[] = {
     {"sndbuf", Kind::kNumber,
      "bytes that may be under way behind the TAP; 0: no limit (default 1048576)", 0, 0x7FFF'FFFF},
     {"vhost", Kind::kText, kPolicy},
+    {"failover", Kind::kSwitch, kFailover},
     {"vhostdev", Kind::kText, "path of the vhost node (default /dev/vhost-net)"},
     {"vhostfds", Kind::kText,
      "open vhost nodes instead, one a queue pair, divided by colons; also \"vhostfd\""},
@@ -71,6 +74,7 @@ constexpr DeviceProperty kVsockProperties[] = {
     {"guest-cid", Kind::kNumber, "context id of the guest (default: the first free one)", 3,
      0xFFFF'FFFE},
     {"vhost", Kind::kText, kPolicy},
+    {"failover", Kind::kSwitch, kFailover},
     {"vhostdev", Kind::kText, "path of the vhost node (default /dev/vhost-vsock)"},
     {"vhostfd", Kind::kText, "an open vhost node instead"},
     {"poll-us", Kind::kNumber, kPollUs, 0, kMostPollUs},

@@ -110,6 +110,7 @@ absl::StatusOr<vhost::NetOptions> MakeNetOptions(const DeviceOption& device, std
   absl::StatusOr<vhost::OffloadPolicy> policy = ParsePolicy(device);
   if (!policy.ok()) return policy.status();
   options.policy = *policy;
+  options.failover.enabled = device.Switch("failover", true);
 
   options.device.queue_pairs = static_cast<int>(device.Number("queues", 1));
   options.device.withheld = Withheld(device);
@@ -156,6 +157,7 @@ absl::StatusOr<vhost::VsockOptions> MakeVsockOptions(const DeviceOption& device,
   absl::StatusOr<vhost::OffloadPolicy> policy = ParsePolicy(device);
   if (!policy.ok()) return policy.status();
   options.policy = *policy;
+  options.failover.enabled = device.Switch("failover", true);
 
   options.device.withheld = Withheld(device);
   if (device.Has("queue-size")) {

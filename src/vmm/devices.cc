@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 #include "src/vmm/devices.h"
 
+#include <cstdio>
 #include <optional>
 #include <span>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "kernel-abi/system_error.h"
 #include "src/vmm/device_options.h"
+#include "src/vmm/event_log.h"
 #include "src/vmm/layout.h"
 #include "vhost/transport/virtio_mmio.h"
 #include "vhost/transport/virtio_pci.h"
@@ -79,6 +81,16 @@ class Devices::MmioDevice final : public BusDevice {
   const std::unique_ptr<vhost::VirtioMmio> registers_;
 };
 
+namespace {
+
+vhost::EventRelay::Observer PrintEvents(bool all) {
+  return [all](const vhost::DeviceEvent& event, uint64_t) {
+    if (all || IsWarning(event)) std::fprintf(stderr, "vmm: %s\n", EventLine(event).c_str());
+  };
+}
+
+}  // namespace
+
 Devices::Devices(kernel_abi::Kernel& kernel, Bus& memory, PciHost& pci)
     : kernel_(kernel), memory_(memory), pci_(pci) {}
 
@@ -95,7 +107,9 @@ absl::StatusOr<std::unique_ptr<Devices>> Devices::Create(kernel_abi::Kernel& ker
       vhost::ControlPlane::Create({.kernel = &kernel,
                                    .memory = &vm.ram().guest_memory(),
                                    .vm_name = options.name,
-                                   .control_socket = std::move(socket)});
+                                   .control_socket = std::move(socket),
+                                   .on_event = PrintEvents(options.verbose),
+                                   .watchdog = options.watchdog});
   if (!control_plane.ok()) return control_plane.status();
   devices->control_plane_ = *std::move(control_plane);
 

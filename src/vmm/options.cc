@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 
@@ -32,8 +33,12 @@ serial console (ttyS0) is this program's stdin and stdout; in a terminal, Ctrl-A
   --name NAME            name of the machine for vhostctl (default vmm)
   --control-socket PATH  where vhostctl reaches it (default: a socket in the runtime directory;
                          "none": nowhere)
+  --watchdog PERIOD[:STALL]
+                         milliseconds between looks at the queues, and without progress before a
+                         stalled device moves (default 1000:3000); "off": nobody looks
   --no-reboot            a guest that reboots (or panics, with panic=-1) ends the VMM
-  --verbose              says on stderr what happens, and counts exits at the end
+  --verbose              says on stderr what happens, and counts exits at the end; without it only
+                         what an operator has to know of a device (fallback, stall, failure)
   --help, --version
 
 Exit code: 0 when the guest powered off or the VMM was stopped (SIGTERM, SIGINT, Ctrl-A x),
@@ -63,6 +68,28 @@ absl::StatusOr<uint64_t> ParseSize(absl::string_view text) {
     return Usage(absl::StrCat("--memory ", text, ": a size from 32M to 1024G is needed"));
   }
   return number * unit;
+}
+
+absl::StatusOr<vhost::WatchdogOptions> ParseWatchdog(absl::string_view text) {
+  constexpr uint32_t kMostMs = 3'600'000;
+  vhost::WatchdogOptions options;
+  if (text == "off") {
+    options.period_ms = 0;
+    return options;
+  }
+  const std::pair<absl::string_view, absl::string_view> parts =
+      absl::StrSplit(text, absl::MaxSplits(':', 1));
+  const bool has_stall = parts.first.size() < text.size();
+  if (!absl::SimpleAtoi(parts.first, &options.period_ms) || options.period_ms < 1 ||
+      options.period_ms > kMostMs ||
+      (has_stall &&
+       (!absl::SimpleAtoi(parts.second, &options.stall_ms) || options.stall_ms > kMostMs)) ||
+      options.stall_ms < options.period_ms) {
+    return Usage(absl::StrCat("--watchdog ", text,
+                              ": PERIOD:STALL in milliseconds is needed, from 1 to ", kMostMs,
+                              " and STALL not less than PERIOD, or \"off\""));
+  }
+  return options;
 }
 
 // Applies `value` of option `name`; no value if there is no such option.
@@ -99,6 +126,10 @@ std::optional<absl::Status> Apply(absl::string_view name, absl::string_view valu
       return Usage(absl::StrCat("--irqchip ", value, ": full or split is needed"));
     }
     options->irqchip = value == "full" ? Irqchip::kFull : Irqchip::kSplit;
+  } else if (name == "--watchdog") {
+    absl::StatusOr<vhost::WatchdogOptions> watchdog = ParseWatchdog(value);
+    if (!watchdog.ok()) return watchdog.status();
+    options->watchdog = *watchdog;
   } else if (name == "--device") {
     absl::StatusOr<DeviceOption> device = ParseDevice(value);
     if (!device.ok()) return device.status();

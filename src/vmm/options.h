@@ -11,6 +11,7 @@
 #include "src/vmm/device_catalog.h"
 #include "src/vmm/memory.h"
 #include "src/vmm/vm.h"
+#include "vhost/offload.h"
 
 namespace vmm {
 
@@ -26,6 +27,7 @@ struct Options {
   bool reboot = true;  // without: a guest that reboots ends
   std::string name = "vmm";
   std::string control_socket;  // empty: the library's place for it; "none": no socket
+  vhost::WatchdogOptions watchdog;
   bool verbose = false;
   std::vector<DeviceOption> devices;
 };

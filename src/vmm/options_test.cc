@@ -52,6 +52,14 @@ TEST(Options, ValuesFollowAsAWordOrBehindAnEqualsSign) {
   EXPECT_FALSE(options.reboot);
 }
 
+TEST(Options, TheWatchdogHasAPeriodAndALimit) {
+  EXPECT_EQ(Parsed({"--kernel", "k", "--watchdog", "off"}).watchdog.period_ms, 0U);
+  EXPECT_EQ(Parsed({"--kernel", "k", "--watchdog=100"}).watchdog.period_ms, 100U);
+  const vhost::WatchdogOptions both = Parsed({"--kernel", "k", "--watchdog", "50:200"}).watchdog;
+  EXPECT_EQ(both.period_ms, 50U);
+  EXPECT_EQ(both.stall_ms, 200U);
+}
+
 TEST(Options, DevicesKeepTheirOrderAndProperties) {
   const Options options =
       Parsed({"--kernel", "k", "--device", "virtio-net-pci,id=n0,ifname=tap3,gso=off,mtu=1400",
@@ -88,6 +96,12 @@ TEST(Options, WrongOnesAreAnsweredExactly) {
        "--memory-backend file: memfd or anonymous is needed (see --help)"},
       {{"--irqchip", "none"}, "--irqchip none: full or split is needed (see --help)"},
       {{"--name", "a/b"}, "--name: a name without \"/\" is needed (see --help)"},
+      {{"--watchdog", "0"},
+       "--watchdog 0: PERIOD:STALL in milliseconds is needed, from 1 to 3600000 and STALL not less "
+       "than PERIOD, or \"off\" (see --help)"},
+      {{"--watchdog", "100:50"},
+       "--watchdog 100:50: PERIOD:STALL in milliseconds is needed, from 1 to 3600000 and STALL not "
+       "less than PERIOD, or \"off\" (see --help)"},
       {{"--device", "e1000"}, "--device e1000: no such device; \"--device help\" lists them"},
       {{"--device", "vhost-vsock-pci,guest-cid=2"},
        "--device vhost-vsock-pci: guest-cid=2: a number from 3 to 4294967294 is needed"},

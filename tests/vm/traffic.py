@@ -2,7 +2,9 @@
 """Traffic between guest and host over every path that we serve, each byte compared at the receiver (stream.cc)."""
 
 import re
+import socket
 import subprocess
+import time
 
 from vmm import GUEST_CID, GUEST_IP, HOST_IP
 
@@ -120,6 +122,39 @@ class Numbered:
             count = "grep Udp: /proc/net/snmp; cat /sys/class/net/*/statistics/tx_dropped | tr '\\n' ' '"
             on_host = subprocess.run(["sh", "-c", count], capture_output=True, text=True, check=False).stdout
             raise AssertionError(f"numbered datagrams: {text.strip()}\nhost: {on_host}\nguest: {self.guest.run(count)}")
+
+
+class OneAtATime:
+    """One datagram from the host to the guest and back, with nothing else on the wires: a wake-up that is lost is made up
+    for by nothing, and the answer does not come."""
+
+    def __init__(self):
+        self.number = 0
+        self.ms = []
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.connect((GUEST_IP, UDP_PORT))
+        self.socket.settimeout(LIMIT_S / 4)
+
+    def during(self, step):
+        """The datagram is on its way while `step` is done."""
+        self.number += 1
+        data = self.number.to_bytes(8, "little")
+        start = time.monotonic()
+        self.socket.send(data)
+        step()
+        try:
+            while (got := self.socket.recv(64)) != data:
+                if int.from_bytes(got, "little") >= self.number:
+                    raise AssertionError(f"datagram {self.number} came back as {got.hex()}")
+        except TimeoutError as error:
+            raise AssertionError(f"datagram {self.number} did not come back: {len(self.ms)} before it did") from error
+        self.ms.append((time.monotonic() - start) * 1000)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
 
 
 class Background:
