@@ -1,46 +1,54 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The devices that --device can name, with their properties: spelled as QEMU spells them, where
-// QEMU has them.
+// QEMU has them. A name is a type of device and what it is attached to:
+//
+//   virtio-net  x  -pci, -pci-transitional, -pci-non-transitional, -mmio (or -device)
+//
+// A new type is a row of Types() in device_catalog.cc and its properties in device_property.cc;
+// which of the attachments it has follows.
 #pragma once
 
-#include <cstdint>
 #include <map>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "vhost/features.h"
+#include "src/vmm/device_property.h"
 
 namespace vmm {
 
 enum class DeviceType : uint8_t { kNet, kVsock };
 enum class DeviceBus : uint8_t { kPci, kMmio };
 
-struct DeviceProperty {
-  enum class Kind : uint8_t { kText, kSwitch, kNumber };
-  const char* name;
-  Kind kind;
-  const char* meaning;  // with the default
-  uint64_t min = 0;     // of a number
-  uint64_t max = 0;
-  vhost::VirtioFeatures features{};  // of a switch: what is not offered when it is off
-  bool is_on = true;                 // unless it is said
+// A row for each type of device.
+struct DeviceTypeInfo {
+  const char* stem;  // of its names: "virtio-net"
+  DeviceType type;
+  const char* id_stem;   // of the ids that are made up: "net"
+  const char* category;  // heading of "--device help"
+  const char* meaning;
+  // Whether virtio had such devices before version 1, so that they can have the interface of then.
+  bool has_legacy;
+  std::span<const DeviceProperty> properties;
 };
 
 struct DeviceDriver {
-  const char* name;
-  const char* alias;  // QEMU's other name, or empty
-  DeviceType type;
+  std::string name;   // "virtio-net-pci"
+  std::string alias;  // QEMU's other name, or empty
+  const DeviceTypeInfo* info;
   DeviceBus bus;
-  const char* meaning;
+  std::string meaning;
+  std::vector<DeviceProperty> properties;
 
-  std::span<const DeviceProperty> properties() const;
+  DeviceType type() const { return info->type; }
 };
 
-std::span<const DeviceDriver> DeviceCatalog();
+// Types in their order, attachments within.
+const std::vector<DeviceDriver>& DeviceCatalog();
 
 // One --device, with names and values that were checked against the catalog.
 struct DeviceOption {
@@ -53,6 +61,9 @@ struct DeviceOption {
 
   std::map<std::string, std::string> values;  // by property
 };
+
+// A driver by its name or alias. INVALID_ARGUMENT: there is none; names the nearest.
+absl::StatusOr<const DeviceDriver*> FindDriver(absl::string_view name);
 
 // "virtio-net-pci,id=net0,tap=tap0". INVALID_ARGUMENT says what is wrong and what there is instead.
 absl::StatusOr<DeviceOption> ParseDevice(absl::string_view text);

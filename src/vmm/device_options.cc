@@ -97,7 +97,7 @@ absl::StatusOr<vhost::WorkerPlacement> ParseWorker(const DeviceOption& device) {
 // Features whose switch is off.
 vhost::VirtioFeatures Withheld(const DeviceOption& device) {
   vhost::VirtioFeatures withheld;
-  for (const DeviceProperty& property : device.driver->properties()) {
+  for (const DeviceProperty& property : device.driver->properties) {
     if (!device.Switch(property.name, property.is_on)) withheld = withheld | property.features;
   }
   return withheld;

@@ -147,20 +147,24 @@ absl::Status Devices::Add(const DeviceOption& option) {
 }
 
 absl::StatusOr<vhost::VirtioDevice*> Devices::MakeDevice(const DeviceOption& option) {
-  if (option.driver->type == DeviceType::kNet) {
-    absl::StatusOr<vhost::NetOptions> net = MakeNetOptions(option, NameOf(option));
-    if (!net.ok()) return net.status();
-    return control_plane_->AddNet(*std::move(net));
+  switch (option.driver->type()) {
+    case DeviceType::kNet: {
+      absl::StatusOr<vhost::NetOptions> net = MakeNetOptions(option, NameOf(option));
+      if (!net.ok()) return net.status();
+      return control_plane_->AddNet(*std::move(net));
+    }
+    case DeviceType::kVsock: {
+      absl::StatusOr<vhost::VsockOptions> vsock = MakeVsockOptions(option, NameOf(option));
+      if (!vsock.ok()) return vsock.status();
+      return control_plane_->AddVsock(*std::move(vsock));
+    }
   }
-  absl::StatusOr<vhost::VsockOptions> vsock = MakeVsockOptions(option, NameOf(option));
-  if (!vsock.ok()) return vsock.status();
-  return control_plane_->AddVsock(*std::move(vsock));
+  return absl::InternalError("device of no type");
 }
 
 std::string Devices::NameOf(const DeviceOption& option) {
-  const bool is_net = option.driver->type == DeviceType::kNet;
-  const int number = is_net ? nets_++ : vsocks_++;
-  return option.Text("id", absl::StrCat(is_net ? "net" : "vsock", number));
+  const std::string stem = option.driver->info->id_stem;
+  return option.Text("id", absl::StrCat(stem, made_[stem]++));
 }
 
 absl::Status Devices::AttachToPci(vhost::VirtioDevice& device, const DeviceOption& option) {

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -67,8 +68,7 @@ class Devices {
   std::vector<std::unique_ptr<PciDevice>> pci_devices_;
   std::vector<std::unique_ptr<MmioDevice>> mmio_devices_;
   std::vector<AcpiMachine::VirtioMmio> virtio_mmio_;
-  int nets_ = 0;  // for names
-  int vsocks_ = 0;
+  std::map<std::string, int> made_;  // by the stem of their ids
 };
 
 }  // namespace vmm

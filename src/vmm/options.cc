@@ -143,10 +143,13 @@ std::optional<absl::Status> Apply(absl::string_view name, absl::string_view valu
 // What "--device VALUE" prints, if it asks for help.
 std::optional<Help> DeviceHelpFor(absl::string_view value) {
   if (value == "help" || value == "?") return Help{DeviceHelp()};
-  if (!absl::ConsumeSuffix(&value, ",help")) return std::nullopt;
-  absl::StatusOr<DeviceOption> device = ParseDevice(value);
-  if (!device.ok()) return std::nullopt;  // the error names it
-  return Help{DeviceHelp(*device->driver)};
+  if (!absl::ConsumeSuffix(&value, ",help") && !absl::ConsumeSuffix(&value, ",?")) {
+    return std::nullopt;
+  }
+  // Whatever else was said of it.
+  absl::StatusOr<const DeviceDriver*> driver = FindDriver(value.substr(0, value.find(',')));
+  if (!driver.ok()) return std::nullopt;  // the error names it
+  return Help{DeviceHelp(**driver)};
 }
 
 }  // namespace

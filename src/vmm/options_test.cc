@@ -66,7 +66,7 @@ TEST(Options, DevicesKeepTheirOrderAndProperties) {
               "--device", "vhost-vsock-device,guest-cid=42"});
   ASSERT_EQ(options.devices.size(), 2U);
   const DeviceOption& net = options.devices[0];
-  EXPECT_STREQ(net.driver->name, "virtio-net-pci");
+  EXPECT_EQ(net.driver->name, "virtio-net-pci");
   EXPECT_EQ(net.Text("id"), "n0");
   EXPECT_EQ(net.Text("tap"), "tap3");
   EXPECT_FALSE(net.Switch("gso", true));
@@ -74,7 +74,7 @@ TEST(Options, DevicesKeepTheirOrderAndProperties) {
   EXPECT_EQ(net.Number("mtu", 0), 1400U);
   EXPECT_EQ(net.Number("queues", 1), 1U);
   const DeviceOption& vsock = options.devices[1];
-  EXPECT_STREQ(vsock.driver->name, "vhost-vsock-mmio");
+  EXPECT_EQ(vsock.driver->name, "vhost-vsock-mmio");
   EXPECT_EQ(vsock.Number("guest-cid", 0), 42U);
 }
 
@@ -116,18 +116,14 @@ TEST(Options, WrongOnesAreAnsweredExactly) {
     ASSERT_FALSE(parsed.ok()) << message;
     EXPECT_EQ(std::string(parsed.status().message()), message);
   }
-  // A property's error lists what there is.
-  const auto parsed = Parse({"--device", "virtio-net-mmio,vectors=2"});
-  EXPECT_THAT(std::string(parsed.status().message()),
-              HasSubstr("no property \"vectors\"; there are id, tap"));
 }
 
 TEST(Options, HelpIsNeverAnError) {
   EXPECT_THAT(HelpText({"--help"}), HasSubstr("Usage: vmm"));
   EXPECT_THAT(HelpText({"--version"}), HasSubstr("vmm (libvhost) "));
   EXPECT_THAT(HelpText({"--device", "help"}), HasSubstr("vhost-vsock-pci"));
-  EXPECT_THAT(HelpText({"--device", "virtio-net-pci,help"}), HasSubstr("vectors=N"));
-  EXPECT_THAT(HelpText({"--device=vhost-vsock-mmio,help"}), HasSubstr("guest-cid=N"));
+  EXPECT_THAT(HelpText({"--device", "virtio-net-pci,help"}), HasSubstr("vectors=<uint>"));
+  EXPECT_THAT(HelpText({"--device=vhost-vsock-mmio,help"}), HasSubstr("guest-cid=<uint>"));
 }
 
 }  // namespace
