@@ -3,6 +3,7 @@
 
 #include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -23,6 +24,7 @@ namespace vhost::ctl {
 namespace {
 
 using kernel_abi::UniqueFd;
+using Clock = std::chrono::steady_clock;
 
 constexpr size_t kMostAskedAtOnce = 64;
 
@@ -94,12 +96,18 @@ absl::StatusOr<std::string> Ask(const std::string& socket, const control::Reques
   if (!sent.ok()) return sent;
   const absl::StatusOr<std::string> line = ReceiveLine(socket, *fd, deadline);
   if (!line.ok()) return line.status();
-  return control::ParseReply(*line);
+  return control::ParseReply(*line, ServerPid(fd->get()));
+}
+
+std::optional<pid_t> ServerPid(int fd) {
+  const std::optional<pid_t> pid = control::ServerPid(fd);
+  return pid == getpid() ? std::nullopt : pid;
 }
 
 std::vector<Answer> AskAll(const Invocation& invocation, const control::Request& request) {
   if (!invocation.socket.empty()) {
-    return {{invocation.socket, Ask(invocation.socket, request)}};
+    absl::StatusOr<std::string> result = Ask(invocation.socket, request);
+    return {{invocation.socket, std::move(result), Clock::now()}};
   }
   const std::vector<std::string> paths = invocation.directory.empty()
                                              ? control::FindSockets()
@@ -112,7 +120,8 @@ std::vector<Answer> AskAll(const Invocation& invocation, const control::Request&
     for (size_t i = 0; i < std::min(paths.size(), kMostAskedAtOnce); ++i) {
       threads.emplace_back([&] {
         for (size_t mine = next++; mine < paths.size(); mine = next++) {
-          asked[mine] = Answer{paths[mine], Ask(paths[mine], request)};
+          absl::StatusOr<std::string> result = Ask(paths[mine], request);
+          asked[mine] = Answer{paths[mine], std::move(result), Clock::now()};
         }
       });
     }

@@ -4,6 +4,8 @@
 // time for it are bounded, and Printable() stands between their strings and a terminal.
 #pragma once
 
+#include <chrono>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,10 +26,15 @@ inline constexpr size_t kMaxReplyBytes = 16 << 20;
 absl::StatusOr<std::string> Ask(const std::string& socket, const control::Request& request,
                                 absl::Duration timeout = kAnswerTimeout);
 
+// Who listens at the other end, as the kernel says: a process may say of itself what it likes.
+// nullopt: not to be known, or it is this process (which a test lets speak for others).
+std::optional<pid_t> ServerPid(int fd);
+
 // One socket's answer.
 struct Answer {
   std::string socket;
   absl::StatusOr<std::string> result;
+  std::chrono::steady_clock::time_point when;  // it came
 };
 // Of the one socket that was named, of those in the directory that was named, or of all that can be
 // found: all at the same time, so that it takes no longer than one of them. Sockets that dead

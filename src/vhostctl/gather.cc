@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "src/vhostctl/client.h"
 #include "vhost/control/report_json.h"
 
@@ -13,7 +12,7 @@ namespace {
 
 absl::StatusOr<ProcessReports> Read(const Answer& answer) {
   if (!answer.result.ok()) return answer.result.status();
-  ProcessReports reports = {.socket = answer.socket};
+  ProcessReports reports = {.socket = answer.socket, .when = answer.when};
   const auto process = control::Member(*answer.result, "process");
   if (!process.ok()) return process.status();
   auto info = control::ProcessInfoFromJson(*process);
@@ -36,7 +35,6 @@ absl::StatusOr<ProcessReports> Read(const Answer& answer) {
 Gathered Gather(const Invocation& invocation) {
   Gathered gathered;
   const std::vector<Answer> answers = AskAll(invocation, {.command = "show"});
-  gathered.when = absl::Now();
   for (const Answer& answer : answers) {
     absl::StatusOr<ProcessReports> reports = Read(answer);
     if (reports.ok()) {

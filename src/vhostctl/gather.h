@@ -3,10 +3,10 @@
 // The reports of all devices of all processes that can be asked.
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <vector>
 
-#include "absl/time/time.h"
 #include "src/vhostctl/verb.h"
 #include "vhost/control/protocol.h"
 #include "vhost/report.h"
@@ -15,12 +15,12 @@ namespace vhost::ctl {
 
 struct ProcessReports {
   std::string socket;
+  std::chrono::steady_clock::time_point when;  // they came
   control::ProcessInfo process;
   std::vector<DeviceReport> devices;
 };
 
 struct Gathered {
-  absl::Time when;
   std::vector<ProcessReports> processes;
   std::vector<std::string> silent;  // sockets whose processes did not answer
   ExitCode code = kOk;              // of the last that did not

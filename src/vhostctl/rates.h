@@ -12,6 +12,17 @@
 
 namespace vhost::ctl {
 
+// What is the matter with a queue, the worse the larger.
+enum class Condition : uint8_t {
+  kFine,
+  kNoBuffers,   // the guest gives none: nothing can be received
+  kNoProgress,  // work is in it and none was done between the samples
+  kStalled,     // the same for so long that the watchdog says so
+  kBroken,      // its backend serves it no more
+};
+// "", "no buffers", "no progress", "STALLED", "BROKEN".
+const char* Name(Condition condition);
+
 // Rates are per second; nullopt: not to be known of this queue's backend.
 struct QueueRates {
   std::string vm;
@@ -31,7 +42,8 @@ struct QueueRates {
   std::optional<double> drops;
   std::vector<std::string> drop_reasons;
   std::optional<double> cpu;  // of the threads that serve it: CPUs, 1 is a whole one
-  bool stalled = false;       // the watchdog says so
+  Condition condition = Condition::kFine;
+  std::string cause;  // of it, for people; empty if it is fine
 };
 
 // Of every active queue that is in both samples and was served by the same backend throughout.

@@ -12,8 +12,10 @@ using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
 Gathered At(double seconds, DeviceReport device) {
-  return {.when = absl::UnixEpoch() + absl::Seconds(seconds),
-          .processes = {{.socket = "/run/web.sock",
+  const std::chrono::duration<double> since(seconds);
+  return {.processes = {{.socket = "/run/web.sock",
+                         .when = std::chrono::steady_clock::time_point(
+                             std::chrono::duration_cast<std::chrono::nanoseconds>(since)),
                          .process = {.vm = "web", .pid = 11},
                          .devices = {std::move(device)}}}};
 }
@@ -56,7 +58,39 @@ TEST(RatesTest, OfAnInProcessQueueComeFromItsDataPath) {
   EXPECT_EQ(rates[0].suppressed, 0.75);
   EXPECT_EQ(rates[0].drops, 2);
   EXPECT_EQ(rates[0].cpu, 0.25);
-  EXPECT_TRUE(rates[0].stalled);
+  EXPECT_EQ(rates[0].condition, Condition::kStalled);
+}
+
+TEST(RatesTest, SayWhatIsTheMatterWithAQueue) {
+  DeviceReport device = control::SampleNet();
+  device.watchdog.reset();
+  device.backend->vrings.clear();
+  device.vrings[0].indices = VringIndices{.avail = 7, .used = 7};
+  device.vrings[1].positions.reset();
+  device.vrings[1].indices = VringIndices{.avail = 9, .used = 5};
+  device.events = {{.what = "stall", .queue = 1, .text = "tx0: because"}};
+  const auto look = [](const DeviceReport& before, const DeviceReport& after) {
+    return RatesOf(At(1, before), At(2, after));
+  };
+  auto rates = look(device, device);
+  ASSERT_THAT(rates, SizeIs(2));
+  EXPECT_EQ(rates[0].condition, Condition::kNoBuffers);
+  EXPECT_EQ(rates[1].condition, Condition::kNoProgress);
+  EXPECT_EQ(rates[1].cause, "4 chains wait for the kernel backend, which has given none back");
+  DeviceReport later = device;
+  later.vrings[0].indices->avail = 9;
+  later.vrings[1].indices->used = 6;
+  rates = look(device, later);
+  EXPECT_EQ(rates[0].condition, Condition::kFine);
+  EXPECT_EQ(rates[1].condition, Condition::kFine);
+  later.watchdog = WatchdogReport{.stalled = {1}};
+  rates = look(device, later);
+  EXPECT_EQ(rates[1].condition, Condition::kStalled);
+  EXPECT_EQ(rates[1].cause, "tx0: because");
+  later.backend->vrings = {{.queue = 1, .problem = "a descriptor of 0 bytes"}};
+  rates = look(device, later);
+  EXPECT_EQ(rates[1].condition, Condition::kBroken);
+  EXPECT_EQ(rates[1].cause, "a descriptor of 0 bytes");
 }
 
 TEST(RatesTest, NothingIsSaidOfWhatCannotBeCompared) {

@@ -58,7 +58,7 @@ class Follower {
       if (!WaitAndRead()) break;
       if (invocation_.write == nullptr) break;
     }
-    return {.code = code_, .err = std::move(errors_)};
+    return Refusals();
   }
 
  private:
@@ -74,8 +74,16 @@ class Follower {
                                             : control::SocketsIn(invocation_.directory);
     }
     for (const std::string& path : paths) {
-      if (!sources_.contains(path) && !refused_.contains(path)) Subscribe(path);
+      if (!sources_.contains(path) && MayAsk(path)) Subscribe(path);
     }
+  }
+
+  // A device may be added later and a follower may leave; who is not let in will not be.
+  bool MayAsk(const std::string& path) const {
+    const auto refused = refused_.find(path);
+    return refused == refused_.end() ||
+           (invocation_.socket.empty() &&
+            (absl::IsNotFound(refused->second) || absl::IsResourceExhausted(refused->second)));
   }
 
   void Subscribe(const std::string& path) {
@@ -97,20 +105,24 @@ class Follower {
   void Refuse(const std::string& path, const absl::Status& status) {
     refused_[path] = status;
     sources_.erase(path);
-    // A process without that device may be any but the one that is meant.
-    if (!invocation_.socket.empty() || !absl::IsNotFound(status)) {
-      code_ = ExitCodeOf(status);
-      absl::StrAppend(&errors_, Printable(path), ": ", Printable(std::string(status.message())),
-                      "\n");
-    }
   }
 
-  Outcome Ended() {
-    if (refused_.empty()) {
-      return {.code = kUnreachable,
-              .err = absl::StrCat(Printable(invocation_.socket), ": closed\n")};
+  Outcome Ended() const {
+    if (!refused_.empty()) return Refusals();
+    return {.code = kUnreachable, .err = absl::StrCat(Printable(invocation_.socket), ": closed\n")};
+  }
+
+  // Those who have not let us in to the end.
+  Outcome Refusals() const {
+    Outcome outcome;
+    for (const auto& [path, status] : refused_) {
+      // A process without that device may be any but the one that is meant.
+      if (invocation_.socket.empty() && absl::IsNotFound(status)) continue;
+      outcome.code = ExitCodeOf(status);
+      absl::StrAppend(&outcome.err, Printable(path), ": ", Printable(std::string(status.message())),
+                      "\n");
     }
-    return {.code = code_, .err = std::move(errors_)};
+    return outcome;
   }
 
   // False: nobody reads what is written.
@@ -148,13 +160,16 @@ class Follower {
       } else if (absl::Status status = Greet(line, &source); !status.ok()) {
         Refuse(path, status);
         return true;
+      } else {
+        refused_.erase(path);
       }
     }
     return true;
   }
 
   absl::Status Greet(const std::string& line, Source* source) {
-    const absl::StatusOr<std::string> result = control::ParseReply(line);
+    const absl::StatusOr<std::string> result =
+        control::ParseReply(line, ServerPid(source->fd.get()));
     if (!result.ok()) return result.status();
     const auto json = control::Member(*result, "process");
     if (!json.ok()) return json.status();
@@ -205,11 +220,9 @@ class Follower {
   const Wanted wanted_;
   uint64_t left_;
   std::map<std::string, Source> sources_;
-  std::map<std::string, absl::Status> refused_;  // asked once, and not again
+  std::map<std::string, absl::Status> refused_;  // what each said last
   bool heard_ = false;                           // somebody has answered
   absl::Time next_rescan_ = absl::InfinitePast();
-  ExitCode code_ = kOk;
-  std::string errors_;
 };
 
 }  // namespace

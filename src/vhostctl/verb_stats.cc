@@ -10,7 +10,7 @@
 #include "src/vhostctl/client.h"
 #include "src/vhostctl/columns.h"
 #include "src/vhostctl/json_text.h"
-#include "src/vhostctl/rates.h"
+#include "src/vhostctl/rates_text.h"
 #include "src/vhostctl/verb.h"
 
 namespace vhost::ctl {
@@ -42,41 +42,7 @@ std::vector<std::string> RowOf(const QueueRates& rates) {
               ? Cell(rates.drops)
               : absl::StrCat(Cell(rates.drops), " (", absl::StrJoin(rates.drop_reasons, ","), ")"),
           Percent(rates.cpu),
-          rates.stalled ? "STALLED" : ""};
-}
-
-std::string Number(const std::optional<double>& value) {
-  return value.has_value() ? absl::StrFormat("%.6g", *value) : "null";
-}
-
-std::string JsonOf(const QueueRates& rates) {
-  return JsonObject()
-      .Text("vm", rates.vm)
-      .Value("pid", rates.pid)
-      .Text("device", rates.device)
-      .Value("queue", rates.queue)
-      .Text("role", rates.role)
-      .Text("served_by", rates.served_by)
-      .Json("depth", rates.depth.has_value() ? absl::StrCat(*rates.depth) : "null")
-      .Json("chains_per_s", Number(rates.chains))
-      .Json("packets_per_s", Number(rates.packets))
-      .Json("bytes_per_s", Number(rates.bytes))
-      .Json("kicks_per_s", Number(rates.kicks))
-      .Json("calls_per_s", Number(rates.calls))
-      .Json("suppressed_calls", Number(rates.suppressed))
-      .Json("drops_per_s", Number(rates.drops))
-      .Json("drop_reasons", JsonStrings(rates.drop_reasons))
-      .Json("cpus", Number(rates.cpu))
-      .Value("stalled", rates.stalled)
-      .Done();
-}
-
-bool IsMeant(const std::string& argument, const QueueRates& rates) {
-  const size_t slash = argument.find('/');
-  if (slash == std::string::npos) return argument.empty() || argument == rates.device;
-  const std::string vm = argument.substr(0, slash);
-  return (vm == rates.vm || vm == absl::StrCat(rates.pid)) &&
-         argument.substr(slash + 1) == rates.device;
+          Name(rates.condition)};
 }
 
 }  // namespace

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The verbs against real servers on real sockets, in a runtime directory of the test's own.
+#include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -337,6 +340,67 @@ TEST_F(VerbsTest, EventsAreToldAsTheyHappen) {
   EXPECT_EQ(none.code, kNotFound) << none.err;
   EXPECT_EQ(Call({"events", "a", "b"}).code, kUsage);
   EXPECT_EQ(Call({"events", "--count", "0"}).code, kUsage);
+}
+
+TEST_F(VerbsTest, EventsAreAskedForAgainWhereTheyWereRefused) {
+  Vm web("web", 11, {control::SampleNet()});
+  std::atomic<int> asked = 0;
+  auto server = control::Server::Create(*loop_,
+                                        [&](absl::string_view line) -> control::Reply {
+                                          if (asked++ > 0) return control::Answer(web, line);
+                                          return control::ErrorLine(
+                                              "null", absl::ResourceExhaustedError("too many"));
+                                        },
+                                        {.path = *control::SocketPath(Directory(), "web", 11)});
+  ASSERT_TRUE(server.ok()) << server.status();
+  servers_.push_back(*std::move(server));
+  std::atomic<bool> heard = false;
+  std::thread happening([&] {
+    while (!heard) {
+      Publish({.device = "net0", .report = {.what = "reset"}});
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+  });
+  Invocation invocation = {.verb = "events", .directory = Directory(), .count = "1"};
+  invocation.write = [](absl::string_view) { return true; };
+  const Outcome outcome = ctl::Run(invocation);
+  heard = true;
+  happening.join();
+  EXPECT_EQ(outcome.code, kOk);
+  EXPECT_EQ(outcome.err, "");
+}
+
+TEST_F(VerbsTest, AProcessIsWhoTheKernelSaysItIs) {
+  // Another process, which claims to be the first of all.
+  const std::string path = *control::SocketPath(Directory(), "liar", 1);
+  int ready[2];
+  ASSERT_EQ(pipe2(ready, O_CLOEXEC), 0);
+  const kernel_abi::UniqueFd is_ready(ready[0]);
+  kernel_abi::UniqueFd tell(ready[1]);
+  const pid_t child = fork();
+  if (child == 0) {
+    // Nothing but system calls: other threads' locks are not ours any more.
+    sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+    path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+    const int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (bind(listener, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
+        listen(listener, 1) != 0 || write(tell.get(), "x", 1) != 1) {
+      _exit(1);
+    }
+    constexpr char kReply[] =
+        R"({"ok":true,"result":{"process":{"vm":"liar","pid":1},"devices":[]}})"
+        "\n";
+    const int client = accept(listener, nullptr, nullptr);
+    _exit(write(client, kReply, sizeof(kReply) - 1) > 0 ? 0 : 1);
+  }
+  tell.Reset();
+  char byte;
+  ASSERT_EQ(read(is_ready.get(), &byte, 1), 1);
+  const auto answer = Ask(path, {.command = "list"}, absl::Seconds(60));
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_THAT(*answer, HasSubstr(absl::StrCat("\"pid\":", child, "}")));
 }
 
 TEST_F(VerbsTest, EventsOfAProcessEndWithIt) {

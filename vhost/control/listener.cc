@@ -46,6 +46,15 @@ void RemoveStaleSockets(const std::string& directory) {
   }
 }
 
+std::optional<pid_t> ServerPid(int fd) {
+  ucred peer{};
+  socklen_t size = sizeof(peer);
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.pid <= 0) {
+    return std::nullopt;
+  }
+  return peer.pid;
+}
+
 absl::Status CheckPeer(int fd, std::optional<gid_t> group) {
   ucred peer{};
   socklen_t size = sizeof(peer);

@@ -39,6 +39,10 @@ absl::StatusOr<kernel_abi::UniqueFd> Connect(const std::string& path);
 // listens on them, and they are older than a minute (a younger one may be about to listen).
 void RemoveStaleSockets(const std::string& directory);
 
+// The process that listens at the other end of `fd`, as the kernel says; nullopt if it is in a pid
+// namespace that is not seen from here.
+std::optional<pid_t> ServerPid(int fd);
+
 // Whether the process at the other end of `fd` is root, runs as this process's user, or belongs to
 // `group`. PERMISSION_DENIED names it if it is none of them.
 absl::Status CheckPeer(int fd, std::optional<gid_t> group);

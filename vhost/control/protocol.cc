@@ -139,7 +139,7 @@ std::string EventLine(absl::string_view id, absl::string_view event, uint64_t dr
                       ",\"event\":", event, "}\n");
 }
 
-absl::StatusOr<std::string> ParseReply(absl::string_view line) {
+absl::StatusOr<std::string> ParseReply(absl::string_view line, std::optional<pid_t> server) {
   absl::StatusOr<Json> json = ParseObject(line, "reply");
   if (!json.ok()) return json.status();
   const auto ok = json->find("ok");
@@ -149,6 +149,10 @@ absl::StatusOr<std::string> ParseReply(absl::string_view line) {
   if (ok->get_ref<const bool&>()) {
     const auto result = json->find("result");
     if (result == json->end()) return absl::DataLossError("reply: no \"result\"");
+    if (server.has_value() && result->is_object()) {
+      const auto process = result->find("process");
+      if (process != result->end() && process->is_object()) (*process)["pid"] = *server;
+    }
     return ToLine(*result);
   }
   const auto error = json->find("error");
@@ -195,6 +199,7 @@ absl::StatusOr<std::string> Member(absl::string_view object, absl::string_view k
 }
 
 absl::StatusOr<std::vector<std::string>> Elements(absl::string_view list) {
+  if (HasTooManyLevels(list)) return absl::DataLossError("result: too many levels of JSON");
   const Json json = ParseJson(list);
   if (!json.is_array()) return absl::DataLossError("result: not a list");
   std::vector<std::string> elements;
@@ -205,6 +210,7 @@ absl::StatusOr<std::vector<std::string>> Elements(absl::string_view list) {
 std::string Quoted(absl::string_view text) { return ToLine(Json(std::string(text))); }
 
 absl::StatusOr<std::string> Indent(absl::string_view text) {
+  if (HasTooManyLevels(text)) return absl::DataLossError("too many levels of JSON");
   const Json json = ParseJson(text);
   if (json.is_discarded()) return absl::DataLossError("not JSON");
   return json.dump(2, ' ', false, Json::error_handler_t::replace);

@@ -8,8 +8,11 @@
 //   {"version":1,"id":7,"ok":false,"error":{"code":"NOT_FOUND","message":"..."}}
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,8 +47,10 @@ std::string ErrorLine(absl::string_view id, const absl::Status& status);
 std::string EventLine(absl::string_view id, absl::string_view event, uint64_t dropped);
 
 // The result in a reply, as JSON; or the error that it bears, with its code and message.
-// DATA_LOSS: it is no reply of this protocol.
-absl::StatusOr<std::string> ParseReply(absl::string_view line);
+// DATA_LOSS: it is no reply of this protocol. `server`: the process that answered, where the kernel
+// tells; it stands in `process` then, whatever that process says of itself.
+absl::StatusOr<std::string> ParseReply(absl::string_view line,
+                                       std::optional<pid_t> server = std::nullopt);
 
 // ---- Results -----------------------------------------------------------------------------------
 

@@ -88,6 +88,14 @@ TEST(Protocol, RefusesAReplyThatIsDeeperThanAnyOfOurs) {
   EXPECT_TRUE(ParseReply(brackets).ok()) << ParseReply(brackets).status();
 }
 
+TEST(Protocol, TheKernelKnowsBetterWhoAnswers) {
+  const std::string line = R"({"ok":true,"result":{"process":{"vm":"a","pid":1},"devices":[]}})";
+  const auto result = ParseReply(line, 42);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(*result, R"({"process":{"vm":"a","pid":42},"devices":[]})");
+  EXPECT_TRUE(ParseReply(R"({"ok":true,"result":[1]})", 42).ok());
+}
+
 TEST(Protocol, RefusesWhatIsNoRequest) {
   struct Case {
     const char* line;

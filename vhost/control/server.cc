@@ -80,6 +80,7 @@ Server::Server(Listener listener, UniqueFd epoll, UniqueFd timer, RequestHandler
                const ServerOptions& options)
     : options_(options),
       handler_(std::move(handler)),
+      answer_([this](absl::string_view line) { return Answer(line); }),
       listener_(std::move(listener)),
       epoll_(std::move(epoll)),
       timer_(std::move(timer)),
@@ -141,7 +142,20 @@ void Server::Admit(UniqueFd fd, Clock::time_point now) {
 void Server::Advance(uint64_t client, Clock::time_point now) {
   const auto found = clients_.find(client);
   if (found == clients_.end()) return;  // Closed earlier in this round.
-  WaitFor(client, found->second.Advance(handler_, now));
+  WaitFor(client, found->second.Advance(answer_, now));
+}
+
+Reply Server::Answer(absl::string_view line) const {
+  Reply reply = handler_(line);
+  if (!reply.subscription.has_value()) return reply;
+  const auto followers = std::count_if(clients_.begin(), clients_.end(), [](const auto& client) {
+    return client.second.is_subscribed();
+  });
+  if (followers < options_.max_followers) return reply;
+  return ErrorLine(reply.subscription->id,
+                   absl::ResourceExhaustedError(absl::StrCat(
+                       "control socket: ", options_.max_followers,
+                       " clients follow events, which is the most it serves; try again later")));
 }
 
 void Server::WaitFor(uint64_t client, Connection::Waits waits) {

@@ -29,6 +29,9 @@ struct ServerOptions {
   std::string path;            // of the socket
   std::optional<gid_t> group;  // whose members may connect besides the owner and root
   int max_clients = 32;        // one more is told so and closed
+  // Of those, how many may follow events: the rest is kept for clients that ask and go, so that
+  // followers, who stay, cannot shut out the operator.
+  int max_followers = 24;
   uint32_t idle_timeout_ms = 60'000;
   uint32_t exchange_timeout_ms = 5'000;  // for a whole request to come, for a reply to be taken
 };
@@ -57,6 +60,8 @@ class Server {
          RequestHandler handler, const ServerOptions& options);
 
   void OnReady();
+  // The handler's reply, or a refusal where one more would follow events than may.
+  Reply Answer(absl::string_view line) const;
   void Accept(Clock::time_point now);
   void Admit(kernel_abi::UniqueFd fd, Clock::time_point now);
   void Advance(uint64_t client, Clock::time_point now);
@@ -69,6 +74,7 @@ class Server {
 
   const ServerOptions options_;
   const RequestHandler handler_;
+  const RequestHandler answer_;  // Answer()
   Listener listener_;
   const kernel_abi::UniqueFd epoll_;
   const kernel_abi::UniqueFd timer_;

@@ -355,6 +355,25 @@ TEST_F(ServerTest, EventsGoToThoseWhoAskedForThem) {
   EXPECT_EQ(ReadLine(none), "x!");
 }
 
+TEST_F(ServerTest, FollowersOfEventsLeaveRoomForRequests) {
+  Start({.max_clients = 4, .max_followers = 2});
+  UniqueFd first = Subscribe();
+  const UniqueFd second = Subscribe();
+  const UniqueFd third = Dial();
+  Send(third, "events\n");
+  EXPECT_THAT(ReadLine(third), HasSubstr("2 clients follow events"));
+  Send(third, "a\n");
+  EXPECT_EQ(ReadLine(third), "a!");
+  first.Reset();
+  std::string said = "!";
+  while (absl::EndsWith(said, "!") ||
+         absl::StrContains(said, "follow")) {  // until the close is seen
+    Send(third, "events\n");
+    said = ReadLine(third);
+  }
+  EXPECT_EQ(said, "ok");
+}
+
 TEST_F(ServerTest, EventsOutliveTheIdleTimeAndAClientsHalfClose) {
   Start({.idle_timeout_ms = 2000});
   const UniqueFd client = Subscribe();

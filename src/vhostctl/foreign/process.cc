@@ -2,6 +2,7 @@
 #include "src/vhostctl/foreign/process.h"
 
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -23,6 +24,15 @@ namespace {
 constexpr absl::string_view kWorkerPrefix = "vhost-";
 // A process with more is passed over beyond that: its fds are looked at one by one.
 constexpr size_t kMostFds = 65536;
+
+// What a command line says is cut at this: it may be megabytes.
+constexpr size_t kMostNameBytes = 64;
+constexpr size_t kMostClaimedCids = 16;
+
+std::string Cut(absl::string_view name) {
+  if (name.size() <= kMostNameBytes) return std::string(name);
+  return absl::StrCat(name.substr(0, kMostNameBytes - 3), "...");
+}
 
 std::optional<ForeignDevice> DeviceOf(int fd, absl::string_view target) {
   ForeignDevice device = {.fd = fd, .node = std::string(target)};
@@ -53,11 +63,12 @@ void LookAtFds(const std::string& folder, ForeignProcess* process) {
   std::map<std::string, int> taps;
   for (size_t i = 0; i < std::min(fds.size(), kMostFds); ++i) {
     int number = -1;
-    const std::optional<std::string> target = ReadLink(absl::StrCat(folder, "/fd/", fds[i]));
+    const std::string link = absl::StrCat(folder, "/fd/", fds[i]);
+    const std::optional<std::string> target = ReadLink(link);
     if (!target.has_value() || !absl::SimpleAtoi(fds[i], &number)) continue;
     const std::string info = absl::StrCat(folder, "/fdinfo/", fds[i]);
     if (auto device = DeviceOf(number, *target); device.has_value()) {
-      process->devices.push_back(*std::move(device));
+      if (IsNode(link, *target)) process->devices.push_back(*std::move(device));
     } else if (*target == "/dev/net/tun") {
       const std::string name = StatusField(ReadText(info).value_or(""), "iff");
       if (!name.empty()) ++taps[name];
@@ -81,13 +92,16 @@ void LookAtCommandLine(const std::string& folder, ForeignProcess* process) {
   for (size_t i = 0; i < words.size(); ++i) {
     const bool is_name = words[i] == "-name" || words[i] == "--name";
     for (absl::string_view part : absl::StrSplit(words[i], ',')) {
-      if (absl::ConsumePrefix(&part, "guest-cid=")) process->claimed_cids.emplace_back(part);
+      if (absl::ConsumePrefix(&part, "guest-cid=") &&
+          process->claimed_cids.size() < kMostClaimedCids) {
+        process->claimed_cids.push_back(Cut(part));
+      }
     }
     if (!is_name || i + 1 == words.size()) continue;
     absl::string_view name = words[i + 1];
     name = name.substr(0, name.find(','));
     absl::ConsumePrefix(&name, "guest=");
-    process->vm = std::string(name);
+    process->vm = Cut(name);
   }
 }
 
@@ -150,6 +164,19 @@ std::vector<KernelThread> KernelWorkers(const std::string& proc,
 }
 
 }  // namespace
+
+bool IsNode(const std::string& link, absl::string_view target) {
+  constexpr unsigned kMiscMajor = 10;
+  constexpr unsigned kNetMinor = 238;
+  constexpr unsigned kVsockMinor = 241;
+  struct stat found {};
+  // The link of /proc leads to the open file itself: it fails only if that was closed meanwhile.
+  if (stat(link.c_str(), &found) != 0) return errno == ENOENT;
+  if (!S_ISCHR(found.st_mode)) return false;
+  if (target == "/dev/vhost-net") return found.st_rdev == makedev(kMiscMajor, kNetMinor);
+  if (target == "/dev/vhost-vsock") return found.st_rdev == makedev(kMiscMajor, kVsockMinor);
+  return true;
+}
 
 std::vector<ForeignProcess> FindForeign(const std::set<pid_t>& known, const std::string& proc) {
   std::vector<ForeignProcess> found;

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "vhost/report.h"
 
 namespace vhost::ctl {
@@ -67,5 +68,10 @@ std::string WorkersOf(const ForeignProcess& process);
 
 // `fd23`: the name of a device that has none.
 std::string NameOf(const ForeignDevice& device);
+
+// Whether the open file behind `link` is the node that its text, `target`, calls it. That is a path
+// in the process's own view of files, where anything may have it: the file must be a device, and
+// the one of the node's number where that is fixed.
+bool IsNode(const std::string& link, absl::string_view target);
 
 }  // namespace vhost::ctl

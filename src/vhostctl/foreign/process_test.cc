@@ -144,6 +144,26 @@ TEST_F(ForeignTest, SaysWhyNothingIsKnownOfAnotherUsersProcess) {
   EXPECT_THAT(JsonOf(found[0]), HasSubstr("\"devices\":\""));
 }
 
+TEST_F(ForeignTest, BelievesNoFileForItsPath) {
+  File("made-by-the-process", "");
+  Link("file", proc_ + "/made-by-the-process");
+  Link("null", "/dev/null");
+  for (const char* node : {"/dev/vhost-net", "/dev/vhost-vsock", "/dev/vhost-vdpa-0"}) {
+    EXPECT_FALSE(IsNode(proc_ + "/file", node)) << node;
+  }
+  EXPECT_FALSE(IsNode(proc_ + "/null", "/dev/vhost-net"));
+}
+
+TEST_F(ForeignTest, CutsWhatACommandLineSays) {
+  const std::string name(1 << 20, 'x');
+  Qemu(100,
+       std::string("qemu\0-name\0", 11) + name + std::string("\0-device\0guest-cid=", 19) + name);
+  const auto found = FindForeign({}, proc_);
+  ASSERT_THAT(found, SizeIs(1));
+  EXPECT_THAT(found[0].vm, SizeIs(64));
+  EXPECT_THAT(found[0].claimed_cids, ElementsAre(SizeIs(64)));
+}
+
 TEST_F(ForeignTest, TheRealProcHasNoSurprises) {
   for (const ForeignProcess& process : FindForeign({})) EXPECT_GT(process.pid, 0);
 }

@@ -39,17 +39,18 @@ std::string Number(double value) {
 }  // namespace
 
 void Exposition::Declare(absl::string_view name, MetricType type, absl::string_view help) {
-  families_.push_back({std::string(name), type, std::string(help), {}});
+  families_.push_back({std::string(name), type, std::string(help), {}, {}});
 }
 
 void Exposition::Add(absl::string_view name, const Labels& labels, double value) {
   const auto family = std::find_if(families_.begin(), families_.end(),
                                    [&](const Family& row) { return row.name == name; });
   if (family == families_.end()) return;
-  const std::string text = absl::StrJoin(labels, ",", [](std::string* out, const auto& label) {
+  std::string text = absl::StrJoin(labels, ",", [](std::string* out, const auto& label) {
     absl::StrAppend(out, label.first, "=\"", Escaped(label.second), "\"");
   });
-  family->samples.push_back(absl::StrCat("{", text, "} ", Number(value)));
+  const auto [label, is_new] = family->labels.insert(std::move(text));
+  if (is_new) family->samples.push_back(absl::StrCat("{", *label, "} ", Number(value)));
 }
 
 std::string Exposition::Text(MetricFormat format) const {

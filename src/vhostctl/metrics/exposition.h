@@ -4,6 +4,7 @@
 // format or in the older text format, which node_exporter's textfile collector wants.
 #pragma once
 
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,7 +22,8 @@ class Exposition {
  public:
   // Declares a family, for the order and the help of it. The name of a counter has no "_total".
   void Declare(absl::string_view name, MetricType type, absl::string_view help);
-  // A sample of a declared family.
+  // A sample of a declared family. The first of a set of labels counts: a second would make a
+  // scraper refuse everything, and who answers may say the same twice.
   void Add(absl::string_view name, const Labels& labels, double value);
   // Families without samples are left out.
   std::string Text(MetricFormat format) const;
@@ -32,6 +34,7 @@ class Exposition {
     MetricType type;
     std::string help;
     std::vector<std::string> samples;  // `{labels} value`
+    std::set<std::string> labels;      // of those
   };
   std::vector<Family> families_;
 };

@@ -111,6 +111,16 @@ TEST(MetricsTest, TheManualListsEachOfThem) {
   }
 }
 
+TEST(MetricsTest, WhatIsSaidTwiceIsWrittenOnce) {
+  Gathered twice = Sample();
+  twice.processes[0].devices.push_back(twice.processes[0].devices[0]);
+  twice.processes[0].devices.back().resets += 5;
+  twice.processes.push_back(twice.processes[0]);
+  const std::string text = MetricsOf(twice, {}).Text(MetricFormat::kOpenMetrics);
+  CheckStrictly(text, MetricFormat::kOpenMetrics);
+  EXPECT_EQ(text, MetricsOf(Sample(), {}).Text(MetricFormat::kOpenMetrics));
+}
+
 TEST(MetricsTest, OfNobodyAreNone) {
   EXPECT_EQ(MetricsOf({}, {}).Text(MetricFormat::kOpenMetrics), "# EOF\n");
   EXPECT_EQ(MetricsOf({}, {}).Text(MetricFormat::kText), "");
