@@ -164,7 +164,9 @@ void VsockMux::Refuse(const VsockHeader& header, VsockDrop why) {
 
 void VsockMux::OnRequest(const VsockHeader& header) {
   const VsockType type = static_cast<VsockType>(header.type);
-  if (links_.size() >= options_.limits.connections || dialling_ >= options_.limits.half_open) {
+  // Sockets that wait to be closed count too: one turn may bring many requests.
+  if (links_.size() + ended_.size() >= options_.limits.connections ||
+      dialling_ >= options_.limits.half_open) {
     return Refuse(header, VsockDrop::kConnectionLimit);
   }
   const std::optional<uint32_t> window = ChooseWindow(type);
