@@ -33,10 +33,9 @@ namespace vhost::inprocess {
 
 // How frames get into the TAP and out of it.
 enum class IoEngine : uint8_t {
-  // kSyscall. Out, a frame takes io_uring a sixth to a fifth more CPU time than write(2), since a
-  // system call is dear only beside what a TAP does with a frame, and it is not. In, measurements
-  // do not agree yet: a sixth more on a quiet machine, a tenth to a fifth less on a busy one
-  // (bench_inprocess_net --only engines).
+  // kSyscall: a frame takes io_uring more, since a system call is dear only beside what a TAP does
+  // with a frame, and it is not. In instructions, out of a burst: a fifth to a quarter more out, a
+  // tenth more in, the same for 64 KiB (bench_inprocess_net --only engines; docs/performance.md).
   kAuto,
   kSyscall,
   kIoUring,  // where the kernel lets us, else kSyscall, and the report says why
