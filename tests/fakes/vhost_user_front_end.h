@@ -4,7 +4,8 @@
 // memory that it shares. A correct one with the calls named after what they bring about; a hostile
 // one with Send, which sends what it is told.
 //
-// The back end runs on the test's thread: `pump` lets it have its turn.
+// The back end runs on the test's thread: `pump` lets it have its turn. Or it is another process,
+// whose answers are waited for.
 #pragma once
 
 #include <poll.h>
@@ -38,6 +39,10 @@ class VhostUserFrontEnd {
       : connection_(std::move(socket), vhost::user::RequestSet::kFrontEnd,
                     vhost::user::Role::kRequester, "back end"),
         pump_(std::move(pump)) {}
+  explicit VhostUserFrontEnd(kernel_abi::UniqueFd socket)
+      : VhostUserFrontEnd(std::move(socket), [] {}) {
+    waits_ = true;
+  }
 
   // A ring with the eventfds that belong to it.
   struct Ring {
@@ -54,9 +59,12 @@ class VhostUserFrontEnd {
     pump_();
   }
   std::optional<Message> TryReceive() {
+    if (waits_) {
+      auto message = connection_.Receive(Soon());
+      return message.ok() ? std::optional(*std::move(message)) : std::nullopt;
+    }
     auto message = connection_.TryReceive();
-    if (!message.ok()) return std::nullopt;
-    return *std::move(message);
+    return message.ok() ? *std::move(message) : std::nullopt;
   }
   int fd() const { return connection_.fd(); }
   void Close() {
@@ -171,6 +179,7 @@ class VhostUserFrontEnd {
 
   vhost::user::Connection connection_;
   const std::function<void()> pump_;
+  bool waits_ = false;
 };
 
 }  // namespace fakes

@@ -12,6 +12,7 @@ import foreign
 import host
 import offload
 import traffic
+import vhost_backend
 from guest import Guest
 from vmm import GUEST_IP, HOST_IP, TAP, Devices, Skip, make_tap, remove_tap
 from vsock_suite import vsock_suite, vsock_suite_in_process
@@ -336,5 +337,7 @@ def kernels_vsock_test_in_process(context):
 
 CASES["doctor"] = doctor.doctor
 CASES["list-foreign"] = foreign.foreign
+
+CASES["vhost-backend-qemu"] = vhost_backend.serves_qemu
 
 __all__ = ["CASES", "Skip", "TAP"]

@@ -76,7 +76,9 @@ absl::StatusOr<std::unique_ptr<ServedNet>> ServedNet::Create(kernel_abi::Kernel&
 }
 
 absl::Status ServedNet::CheckFeatures(VirtioFeatures acked) const {
-  return CheckNetFeatures(acked);
+  // What the control queue needs is between the driver and the front end, which may ack to us bits
+  // that make no sense without others that it kept to itself.
+  return CheckNetFeatures(acked - kOfTheFrontEnd - VirtioFeatures{kNetMq});
 }
 
 absl::Status ServedNet::Prepare(VirtioFeatures acked) {

@@ -76,6 +76,12 @@ absl::Status Session::SetVringState(const Message& request) {
     }
     Halt(queue);
     ring.base = state->num;
+    // Some tell of a packed ring only where the driver is. Nothing is under way then, so the device
+    // is there, too. (Whoever tells both never tells this: a used place of 0 with a cleared wrap
+    // counter, and the driver elsewhere, takes buffers that were left behind.)
+    if (layout() == VringLayout::kPacked && state->num <= 0xffff) {
+      ring.base = state->num << 16 | state->num;
+    }
     ring.base_was_set = true;
   } else {
     if (state->num > 1) {

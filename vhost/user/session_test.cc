@@ -81,6 +81,11 @@ TEST_F(SessionTest, APackedRingGoesOnWithItsWrapCounters) {
   EXPECT_EQ(*base & 0xffff, *base >> 16) << "nothing was under way";
   ASSERT_TRUE(front_end->SetUp(ram_, 0, ring, *base));
   EXPECT_TRUE(Echoes(*front_end, ring));
+  // Others tell of the driver's place alone.
+  const std::optional<uint32_t> again = front_end->StopRing(0);
+  ASSERT_TRUE(again.has_value());
+  ASSERT_TRUE(front_end->SetUp(ram_, 0, ring, *again & 0xffff));
+  EXPECT_TRUE(Echoes(*front_end, ring));
 }
 
 TEST_F(SessionTest, MemoryMayChangeUnderARunningRing) {
