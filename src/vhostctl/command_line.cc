@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <string>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "src/vhostctl/verb.h"
@@ -15,13 +16,20 @@ using I = Invocation;
 
 // Those of some verbs, then those of all.
 constexpr Option kOptions[] = {
+    {"--batch", 0, nullptr, "a table each interval, for a file or a pipe", nullptr, &I::batch},
     {"--cid", 0, "CID", "a guest CID that is to be had", &I::cid, nullptr},
     {"--count", 'n', "N", "end after so many", &I::count, nullptr},
     {"--for", 0, "WHAT", "what has to be possible: net,vsock,kvm,in-process; the first three",
      &I::purposes, nullptr},
-    {"--interval", 0, "S", "seconds between the two samples, 1", &I::interval, nullptr},
+    {"--interval", 0, "S", "seconds between samples, 1", &I::interval, nullptr},
+    {"--listen", 0, "ADDRESS",
+     "answer scrapers: PORT (of 127.0.0.1), ADDR:PORT, [ADDR]:PORT or unix:PATH", &I::listen,
+     nullptr},
+    {"--once", 0, nullptr, "one table, then end", nullptr, &I::once},
     {"--output", 'o', "FILE", "write it there", &I::output, nullptr},
     {"--queues", 0, "N", "queue pairs of a network device, 1", &I::queues, nullptr},
+    {"--sort", 0, "KEY", "state, name, depth, chains, packets, bytes, kicks, calls, drops or cpu",
+     &I::sort, nullptr},
     {"--tap", 0, "NAME", "the interface that it is to be on", &I::tap, nullptr},
     {"--textfile", 0, "PATH", "write this file, NAME.prom, for node_exporter's textfile collector",
      &I::textfile, nullptr},
@@ -77,6 +85,15 @@ bool IsCommon(const Option& option) {
     return row.name == absl::string_view(kFirstCommon);
   });
   return &option >= first;
+}
+
+absl::StatusOr<double> IntervalOf(const Invocation& invocation) {
+  double seconds = 1;
+  if (!invocation.interval.empty() && (!absl::SimpleAtod(invocation.interval, &seconds) ||
+                                       !(seconds >= 0.01) || !(seconds <= 3600))) {
+    return absl::InvalidArgumentError("--interval: seconds, 0.01 to 3600");
+  }
+  return seconds;
 }
 
 absl::Status ParseCommandLine(std::span<const char* const> arguments, Invocation* invocation) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
 namespace vhost::ctl {
@@ -40,6 +41,10 @@ struct Invocation {
   std::string cid;
   std::string tap;
   std::string textfile;
+  std::string sort;
+  std::string listen;
+  bool batch = false;
+  bool once = false;
   bool json = false;
   bool help = false;
   bool version = false;
@@ -89,6 +94,7 @@ Outcome Events(const Invocation& invocation);
 Outcome Handover(const Invocation& invocation);
 Outcome Metrics(const Invocation& invocation);
 Outcome Stats(const Invocation& invocation);
+Outcome Top(const Invocation& invocation);
 Outcome Pause(const Invocation& invocation);
 Outcome Resume(const Invocation& invocation);
 
@@ -96,6 +102,9 @@ std::span<const Verb> Verbs();
 bool Takes(const Verb& verb, const Option& option);
 // Runs the verb that was named, or gives the help that was asked for.
 Outcome Run(const Invocation& invocation);
+
+// The seconds of --interval, 1 without it. INVALID_ARGUMENT: not 0.01 to 3600.
+absl::StatusOr<double> IntervalOf(const Invocation& invocation);
 
 // INVALID_ARGUMENT: an option that there is not, or one without its value. `arguments` are those of
 // main() without the program's name. Options may stand before and after the verb; "--" ends them.

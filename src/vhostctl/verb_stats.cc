@@ -2,7 +2,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -50,13 +49,10 @@ std::vector<std::string> RowOf(const QueueRates& rates) {
 Outcome Stats(const Invocation& invocation) {
   if (invocation.arguments.size() > 1) return WrongUsage("stats takes one argument, [VM/]DEVICE");
   const std::string wanted = invocation.arguments.empty() ? "" : invocation.arguments[0];
-  double interval_s = 1;
-  if (!invocation.interval.empty() && (!absl::SimpleAtod(invocation.interval, &interval_s) ||
-                                       !(interval_s >= 0.01) || !(interval_s <= 3600))) {
-    return WrongUsage("--interval: seconds, 0.01 to 3600");
-  }
+  const absl::StatusOr<double> interval_s = IntervalOf(invocation);
+  if (!interval_s.ok()) return WrongUsage(interval_s.status().message());
   const Gathered before = Gather(invocation);
-  absl::SleepFor(absl::Seconds(interval_s));
+  absl::SleepFor(absl::Seconds(*interval_s));
   const Gathered after = Gather(invocation);
   Outcome outcome = {.code = after.code, .err = after.errors};
   Rows rows = {{"VM", "DEVICE", "QUEUE", "ROLE", "SERVED BY", "DEPTH", "CHAINS/s", "PACKETS/s",

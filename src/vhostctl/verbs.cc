@@ -57,7 +57,7 @@ constexpr Verb kVerbs[] = {
      "stays\n"
      "where it was moved to, also when the guest restarts.\n",
      Handover},
-    {"metrics", "", "--textfile", "writes metrics of all devices as Prometheus reads them",
+    {"metrics", "", "--textfile --listen", "writes metrics of all devices as Prometheus reads them",
      "In the OpenMetrics format to stdout, or with --textfile in the older one to a file, which "
      "is\n"
      "replaced as a whole: run it from a timer. A process that does not answer has vhost_up 0.\n"
@@ -71,6 +71,13 @@ constexpr Verb kVerbs[] = {
      "CPU time of the threads that serve it. What the kernel does not count for its own is "
      "\"-\".\n",
      Stats},
+    {"top", "[[VM/]DEVICE]", "--interval --sort --batch --once --count",
+     "shows what all queues do, live",
+     "A row a queue: its depth, what it does per second, the CPU time of those who serve it, what\n"
+     "it did lately, and what is the matter with it. ? tells what the keys do, q ends it. With\n"
+     "--batch, --once, --count or --json (an object a line) it needs no terminal: tables are\n"
+     "COLUMNS wide, or 160.\n",
+     Top},
     {"pause", "[VM/]DEVICE", "--reason", "stops serving a device's queues",
      "The guest's driver waits. What it had negotiated stays, and no guest memory is touched "
      "until\n"

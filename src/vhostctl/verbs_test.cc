@@ -2,11 +2,14 @@
 //
 // The verbs against real servers on real sockets, in a runtime directory of the test's own.
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -435,6 +438,70 @@ TEST_F(VerbsTest, StatsTakeTwoSamples) {
   for (const char* wrong : {"0", "x", "-1", "nan", "1e9"}) {
     EXPECT_EQ(Call({"stats", "--interval", wrong}).code, kUsage) << wrong;
   }
+}
+
+TEST_F(VerbsTest, TopWritesTablesAndJsonWithoutATerminal) {
+  Vm web("web", 11, {control::SampleNet()});
+  Serve(web);
+  std::string text;
+  const auto run = [&](std::vector<const char*> arguments) {
+    Invocation invocation = {.directory = Directory()};
+    text.clear();
+    invocation.write = [&](absl::string_view more) { return absl::StrAppend(&text, more), true; };
+    arguments.insert(arguments.begin(), {"top", "--interval", "0.01"});
+    const absl::Status parsed = ParseCommandLine(arguments, &invocation);
+    return parsed.ok() ? ctl::Run(invocation) : WrongUsage(parsed.message());
+  };
+  EXPECT_EQ(run({"--once"}).code, kOk);
+  EXPECT_THAT(text, HasSubstr("1 VM, 1 device, 2 queues"));
+  EXPECT_THAT(text, HasSubstr("web/net0 tx0 BROKEN: a descriptor of 0 bytes"));
+  EXPECT_EQ(run({"web/net0", "--batch", "-n", "2", "--sort=kicks"}).code, kOk);
+  EXPECT_THAT(text, HasSubstr("\n\nvhostctl top  "));
+  EXPECT_EQ(run({"--json", "--count=2"}).code, kOk);
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2);
+  EXPECT_THAT(text, HasSubstr("\"condition\":\"BROKEN\""));
+  EXPECT_EQ(run({"web/net7", "--batch"}).code, kNotFound);
+  EXPECT_EQ(run({"a", "b"}).code, kUsage);
+  EXPECT_EQ(run({"--sort", "colour"}).code, kUsage);
+  EXPECT_EQ(run({"--count", "0"}).code, kUsage);
+  EXPECT_EQ(run({"--once", "--interval=0"}).code, kUsage);
+}
+
+TEST_F(VerbsTest, MetricsAreServedUntilSigterm) {
+  Vm web("web", 11, {control::SampleNet()});
+  Serve(web);
+  const std::string path = session_ + "/metrics.sock";
+  absl::Notification listens;
+  Invocation invocation = {
+      .verb = "metrics", .directory = Directory(), .listen = absl::StrCat("unix:", path)};
+  invocation.write = [&](absl::string_view line) {
+    EXPECT_THAT(std::string(line), HasSubstr("listening on unix:"));
+    listens.Notify();
+    return true;
+  };
+  Outcome outcome{.code = kFailure};
+  std::thread serving([&] { outcome = ctl::Run(invocation); });
+  listens.WaitForNotification();
+  const auto fd = ConnectUnix(path);
+  ASSERT_TRUE(fd.ok()) << fd.status();
+  constexpr char kRequest[] = "GET /metrics HTTP/1.1\r\n\r\n";
+  ASSERT_EQ(send(fd->get(), kRequest, sizeof(kRequest) - 1, MSG_NOSIGNAL),
+            static_cast<ssize_t>(sizeof(kRequest) - 1));
+  std::string reply;
+  char buffer[4096];
+  pollfd ready{fd->get(), POLLIN, 0};
+  while (poll(&ready, 1, 60'000) == 1) {
+    const ssize_t count = recv(fd->get(), buffer, sizeof(buffer), 0);
+    if (count <= 0) break;
+    reply.append(buffer, static_cast<size_t>(count));
+  }
+  EXPECT_THAT(reply, HasSubstr("vhost_vring_kicks_total{vm=\"web\",pid=\"11\",device=\"net0\""));
+  pthread_kill(serving.native_handle(), SIGTERM);
+  serving.join();
+  EXPECT_EQ(outcome.code, kOk) << outcome.err;
+  EXPECT_FALSE(std::filesystem::exists(path));
+  EXPECT_EQ(Call({"metrics", "--listen", "example.org:80"}).code, kUsage);
+  EXPECT_EQ(Call({"metrics", "--listen", "0", "--textfile", "x.prom"}).code, kUsage);
 }
 
 TEST_F(VerbsTest, MetricsGoToStdoutOrToAFileAsAWhole) {

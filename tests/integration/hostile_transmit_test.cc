@@ -8,7 +8,6 @@
 #include <sys/mman.h>
 #include <sys/utsname.h>
 
-#include <algorithm>
 #include <functional>
 #include <memory>
 #include <string>
@@ -16,16 +15,13 @@
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "tests/integration/net_machine.h"
-#include "vhost/control_plane.h"
+#include "tests/integration/plane_machine.h"
 
 namespace vhost {
 namespace {
 
-constexpr int kTransmitQueue = 1;
 constexpr absl::Duration kDeadline = absl::Seconds(60);
 
 enum class Input { kShorterThanTheHeader, kChecksumBeyondTheFrame, kUnmappedPages };
@@ -36,43 +32,18 @@ bool KernelIsKnownToSpin() {
   return ::uname(&name) == 0 && absl::StartsWith(name.release, "6.12.");
 }
 
-class HostileTransmitTest : public NetMachineTest, public testing::WithParamInterface<Input> {
+class HostileTransmitTest : public PlaneMachineTest, public testing::WithParamInterface<Input> {
  protected:
-  HostileTransmitTest() : NetMachineTest(kernel_abi::kVhostNetPath) {}
+  HostileTransmitTest() : PlaneMachineTest(kernel_abi::kVhostNetPath) {}
 
   void BringUp(OffloadPolicy policy) {
-    ASSERT_TRUE(guest_memory_.Add(ram_.region()).ok());
-    auto plane = ControlPlane::Create(
-        {.memory = &guest_memory_,
-         .on_event = [this](const DeviceEvent& event, uint64_t /*dropped*/) { Note(event.kind); },
-         // Progress is what is asked of it here, so it may take its time to call a queue stalled.
-         .watchdog = {.period_ms = 200, .stall_ms = 60'000}});
-    ASSERT_TRUE(plane.ok()) << plane.status();
-    plane_ = *std::move(plane);
-    auto device = plane_->AddNet({.name = "net0",
-                                  .policy = policy,
-                                  .tap = {.name = "taphostile", .sndbuf_bytes = kUnlimitedSndbuf}});
-    ASSERT_TRUE(device.ok()) << device.status();
-    device_ = *device;
-    auto links = Links::Open();
-    ASSERT_TRUE(links.ok() && links->SetUp("taphostile", true).ok());
-    wire_.emplace(links->Get("taphostile")->index);
-    ASSERT_TRUE(wire_->ok());
-
-    using namespace device_status;  // NOLINT: names of the field
-    device_->WriteStatus(kAcknowledge);
-    device_->WriteStatus(kAcknowledge | kDriver);
-    const VirtioFeatures features = kAcked | VirtioFeatures{VirtioFeature::kNetCsum};
-    device_->WriteDriverFeatures(0, static_cast<uint32_t>(features.low()));
-    device_->WriteDriverFeatures(1, static_cast<uint32_t>(features.low() >> 32));
-    device_->WriteStatus(kAcknowledge | kDriver | kFeaturesOk);
-    for (int queue = 0; queue < 2; ++queue) {
-      AddQueue();
-      device_->WriteQueueSetup(queue, ring(queue).setup());
-      device_->EnableQueue(queue);
-    }
-    device_->WriteStatus(kAcknowledge | kDriver | kFeaturesOk | kDriverOk);
-    ASSERT_NE(device_->status() & kDriverOk, 0) << device_->Report().problem;
+    // Progress is what is asked of it here, so it may take its time to call a queue stalled.
+    PlaneMachineTest::BringUp({.watchdog = {.period_ms = 200, .stall_ms = 60'000}},
+                              {.name = "net0",
+                               .policy = policy,
+                               .tap = {.name = "taphostile", .sndbuf_bytes = kUnlimitedSndbuf}},
+                              kAcked | VirtioFeatures{VirtioFeature::kNetCsum});
+    if (HasFatalFailure()) return;
     ASSERT_EQ(Serving(), BackendKind::kKernel);
   }
 
@@ -118,29 +89,6 @@ class HostileTransmitTest : public NetMachineTest, public testing::WithParamInte
     return false;
   }
 
-  void Note(EventKind kind) ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
-    events_.push_back(kind);
-  }
-  bool Saw(EventKind kind) ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
-    return std::find(events_.begin(), events_.end(), kind) != events_.end();
-  }
-  // Events come on another thread.
-  bool WaitFor(EventKind kind) {
-    return Wait([&] {
-      absl::SleepFor(absl::Milliseconds(5));
-      return Saw(kind);
-    });
-  }
-  BackendKind Serving() const { return device_->Report().backend->kind; }
-  fakes::DriverRing& ring(int queue) { return queues_[static_cast<size_t>(queue)]->ring; }
-
-  GuestMemory guest_memory_;
-  absl::Mutex mutex_;
-  std::vector<EventKind> events_ ABSL_GUARDED_BY(mutex_);
-  std::unique_ptr<ControlPlane> plane_;
-  VirtioDevice* device_ = nullptr;
   bool was_used_ = false;
 };
 

@@ -160,7 +160,9 @@ class Besieged {
 
 TEST(Flood, ThousandsOfClientsOneAfterTheOther) {
   const Besieged server;
-  for (int i = 0; i < 10'000; ++i) server.Plague(i);
+  // In the emulated host of scripts/vm each takes ten times as long, and is no other client.
+  const int clients = getenv("VM_RESULTS") != nullptr ? 1000 : 10'000;
+  for (int i = 0; i < clients; ++i) server.Plague(i);
   EXPECT_THAT(server.Ask(), HasSubstr("\"ok\":true"));
 }
 

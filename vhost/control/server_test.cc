@@ -237,33 +237,6 @@ TEST_F(ServerTest, TellsOneClientTooManyAndServesItOnceThereIsRoom) {
   EXPECT_EQ(ReadLine(fourth), "d!");
 }
 
-TEST_F(ServerTest, SurvivesThousandsOfClientsThatComeAndGo) {
-  Start();
-  const UniqueFd steady = Dial();
-  for (int i = 0; i < 3000; ++i) {
-    absl::StatusOr<UniqueFd> client = Connect(Path());
-    if (!client.ok()) {  // the queue is full: the server will come round to it
-      ASSERT_TRUE(absl::IsResourceExhausted(client.status())) << client.status();
-      absl::SleepFor(absl::Milliseconds(1));
-      continue;
-    }
-    switch (i % 4) {
-      case 0:
-        break;
-      case 1:
-        Send(*client, "half");
-        break;
-      case 2:
-        Send(*client, "whole\n");
-        break;
-      default:
-        Send(*client, std::string(10'000, '\xff'));
-    }
-  }
-  Send(steady, "a\n");
-  EXPECT_EQ(ReadLine(steady), "a!");
-}
-
 TEST_F(ServerTest, KeepsServingWhenItRunsOutOfFds) {
   Start({.exchange_timeout_ms = 40});
   const UniqueFd steady = Dial();

@@ -181,6 +181,14 @@ void AddDevice(Writer writer, const DeviceReport& device) {
 
 }  // namespace
 
+std::vector<std::string> MetricNames() {
+  std::vector<std::string> names;
+  for (const Declared& row : kFamilies) {
+    names.push_back(absl::StrCat(row.name, row.type == kCounter ? "_total" : ""));
+  }
+  return names;
+}
+
 Exposition MetricsOf(const Gathered& gathered, const std::vector<ForeignProcess>& foreign) {
   Exposition exposition;
   for (const Declared& row : kFamilies) exposition.Declare(row.name, row.type, row.help);
