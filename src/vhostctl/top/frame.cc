@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <optional>
 
 #include "absl/strings/ascii.h"
@@ -276,8 +277,8 @@ std::string Sparkline(const std::deque<double>& past, size_t width, bool utf8) {
   std::string text(width - count, ' ');
   for (auto value = first; value != past.end(); ++value) {
     // Something is never shown as nothing.
-    const int level =
-        most <= 0 || *value <= 0 ? 0 : std::clamp(static_cast<int>(*value / most * 8 + 0.5), 1, 8);
+    const auto level =
+        most <= 0 || *value <= 0 ? 0 : std::clamp(std::lround(*value / most * 8), 1L, 8L);
     text += (utf8 ? kBars : kPlain)[static_cast<size_t>(level)];
   }
   return text;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 #include "src/vhostctl/top/sampler.h"
 
+#include <poll.h>
+
 #include <chrono>
 #include <set>
 #include <utility>
@@ -30,7 +32,11 @@ absl::StatusOr<std::unique_ptr<Sampler>> Sampler::Start(const Invocation& invoca
   absl::StatusOr<kernel_abi::EventFd> ready =
       kernel_abi::EventFd::Create(kernel_abi::LinuxKernel());
   if (!ready.ok()) return ready.status();
-  std::unique_ptr<Sampler> sampler(new Sampler(invocation, interval, *std::move(ready)));
+  absl::StatusOr<kernel_abi::EventFd> changed =
+      kernel_abi::EventFd::Create(kernel_abi::LinuxKernel());
+  if (!changed.ok()) return changed.status();
+  std::unique_ptr<Sampler> sampler(
+      new Sampler(invocation, interval, *std::move(ready), *std::move(changed)));
   sampler->thread_ = std::thread([raw = sampler.get()] { raw->Run(); });
   return sampler;
 }
@@ -40,6 +46,7 @@ Sampler::~Sampler() {
     absl::MutexLock lock(&mutex_);
     stop_ = true;
   }
+  changed_.Signal();
   thread_.join();
 }
 
@@ -50,27 +57,39 @@ std::optional<Sample> Sampler::Take() {
 }
 
 void Sampler::SetInterval(absl::Duration interval) {
-  absl::MutexLock lock(&mutex_);
-  if (interval_ == interval) return;
-  interval_ = interval;
-  interval_changed_ = true;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (interval_ == interval) return;
+    interval_ = interval;
+  }
+  changed_.Signal();
 }
 
 void Sampler::Run() {
-  while (true) {
+  absl::Time last;
+  do {
     Sample sample = TakeSample(invocation_);
-    const absl::Time taken = absl::Now();
-    absl::MutexLock lock(&mutex_);
-    latest_ = std::move(sample);
+    last = absl::Now();
+    {
+      absl::MutexLock lock(&mutex_);
+      latest_ = std::move(sample);
+    }
     ready_.Signal();
-    do {
-      interval_changed_ = false;
-      const auto is_over = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
-        return stop_ || interval_changed_;
-      };
-      mutex_.AwaitWithDeadline(absl::Condition(&is_over), taken + interval_);
-    } while (!stop_ && interval_changed_);
-    if (stop_) return;
+  } while (WaitSince(last));
+}
+
+bool Sampler::WaitSince(absl::Time last) {
+  while (true) {
+    absl::Time due;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (stop_) return false;
+      due = last + interval_;
+    }
+    const int64_t left_ms = absl::ToInt64Milliseconds(due - absl::Now());
+    if (left_ms <= 0) return true;
+    pollfd changed{changed_.get(), POLLIN, 0};
+    if (poll(&changed, 1, static_cast<int>(left_ms)) > 0) changed_.Drain();
   }
 }
 

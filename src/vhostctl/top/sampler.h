@@ -37,15 +37,21 @@ class Sampler {
   void SetInterval(absl::Duration interval) ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
-  Sampler(const Invocation& invocation, absl::Duration interval, kernel_abi::EventFd ready)
-      : invocation_(invocation), ready_(std::move(ready)), interval_(interval) {}
+  Sampler(const Invocation& invocation, absl::Duration interval, kernel_abi::EventFd ready,
+          kernel_abi::EventFd changed)
+      : invocation_(invocation),
+        ready_(std::move(ready)),
+        changed_(std::move(changed)),
+        interval_(interval) {}
   void Run() ABSL_LOCKS_EXCLUDED(mutex_);
+  // Until the next sample is due. False: there is to be none.
+  bool WaitSince(absl::Time last) ABSL_LOCKS_EXCLUDED(mutex_);
 
   const Invocation& invocation_;
   const kernel_abi::EventFd ready_;
+  const kernel_abi::EventFd changed_;  // the interval, or `stop_`
   absl::Mutex mutex_;
   absl::Duration interval_ ABSL_GUARDED_BY(mutex_);
-  bool interval_changed_ ABSL_GUARDED_BY(mutex_) = false;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<Sample> latest_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
