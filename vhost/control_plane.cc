@@ -107,6 +107,10 @@ class ControlPlane::ControlSubject final : public control::Subject {
     return plane_.Pause(device, reason);
   }
   absl::Status Resume(absl::string_view device) override { return plane_.Resume(device); }
+  absl::StatusOr<CaptureBatch> Capture(absl::string_view device,
+                                       const CaptureRequest& request) override {
+    return plane_.Capture(device, request);
+  }
 
  private:
   ControlPlane& plane_;
@@ -317,6 +321,9 @@ absl::StatusOr<ControlPlane::Entry> ControlPlane::MakeVsock(VsockOptions options
   options.device.guest_cid = options.backend.cid.value_or(options.backend.first_cid);
   // Whoever is made later gets the CID that the device has.
   auto cid = std::make_shared<uint64_t>(options.device.guest_cid);
+  if (options.policy != OffloadPolicy::kRequire && !options.in_process.host.uds_path.empty()) {
+    options.in_process.capture = std::make_shared<PacketCapture>();
+  }
   MakeBackend again;
   if (!options.backend.vhost_fd.valid()) {
     auto recipe = std::make_shared<const VsockBackendOptions>(CopyOf(options.backend));
@@ -352,6 +359,7 @@ absl::StatusOr<ControlPlane::Entry> ControlPlane::MakeVsock(VsockOptions options
   if (!vsock.ok()) return vsock.status();
   Entry entry;
   entry.vsock = vsock->get();
+  entry.capture = options.in_process.capture;
   absl::StatusOr<std::unique_ptr<VirtioDevice>> device =
       VirtioDevice::Create({.name = options.name,
                             .kernel = &kernel_,
@@ -430,6 +438,19 @@ absl::Status ControlPlane::Resume(absl::string_view device) {
   absl::ReaderMutexLock lock(&mutex_);
   const absl::StatusOr<VirtioDevice*> found = Find(device);
   return found.ok() ? (*found)->Resume() : found.status();
+}
+
+absl::StatusOr<CaptureBatch> ControlPlane::Capture(absl::string_view device,
+                                                   const CaptureRequest& request) {
+  absl::ReaderMutexLock lock(&mutex_);
+  if (const auto found = Find(device); !found.ok()) return found.status();
+  const Entry& entry = devices_.find(device)->second;
+  if (entry.capture != nullptr) return entry.capture->Read(request);
+  return absl::FailedPreconditionError(
+      absl::StrCat(device, ": this process shows no packets of it: ",
+                   entry.net != nullptr
+                       ? "capture on its TAP (vhostctl capture does)"
+                       : "it is always served elsewhere; the kernel's vsock is seen by vsockmon"));
 }
 
 DeviceReport ControlPlane::ReportOf(const Entry& entry) {

@@ -49,6 +49,7 @@
 #include "vhost/kernel/net_backend.h"
 #include "vhost/kernel/vsock_backend.h"
 #include "vhost/offload.h"
+#include "vhost/packet_capture.h"
 #include "vhost/report.h"
 
 namespace vhost {
@@ -146,6 +147,9 @@ class ControlPlane {
                                           absl::string_view reason);
   absl::Status Pause(absl::string_view device, absl::string_view reason);
   absl::Status Resume(absl::string_view device);
+  // The packets that this process carries for the device. FAILED_PRECONDITION: it carries none, or
+  // they are seen better elsewhere, and where.
+  absl::StatusOr<CaptureBatch> Capture(absl::string_view device, const CaptureRequest& request);
 
   // Of the control socket; empty without one.
   std::string control_socket_path() const;
@@ -158,6 +162,7 @@ class ControlPlane {
     NetDevice* net = nullptr;  // the device's model, by its type
     VsockDevice* vsock = nullptr;
     std::function<DeviceReport()> source;
+    std::shared_ptr<PacketCapture> capture;  // nullptr: this process sees no packets of it
   };
   using Entries = std::map<std::string, Entry, std::less<>>;
 

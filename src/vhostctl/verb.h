@@ -41,6 +41,10 @@ struct Invocation {
   std::string cid;
   std::string tap;
   std::string textfile;
+  std::string file;  // --write
+  std::string packets;
+  std::string snaplen;
+  std::string queue;
   std::string sort;
   std::string listen;
   bool batch = false;
@@ -88,6 +92,7 @@ struct Verb {
 Outcome List(const Invocation& invocation);
 Outcome Show(const Invocation& invocation);
 Outcome Bundle(const Invocation& invocation);
+Outcome Capture(const Invocation& invocation);
 Outcome Completion(const Invocation& invocation);
 Outcome Doctor(const Invocation& invocation);
 Outcome Events(const Invocation& invocation);

@@ -55,7 +55,8 @@ std::string Bash() {
       "  case $previous in\n"
       "    --to) COMPREPLY=($(compgen -W 'in-process kernel' -- \"$current\")); return ;;\n"
       "    --for) COMPREPLY=($(compgen -W 'net vsock kvm in-process' -- \"$current\")); return ;;\n"
-      "    --socket | --textfile) COMPREPLY=($(compgen -f -- \"$current\")); return ;;\n"
+      "    --socket | --textfile | --write | -w) COMPREPLY=($(compgen -f -- \"$current\")); return "
+      ";;\n"
       "    --directory) COMPREPLY=($(compgen -d -- \"$current\")); return ;;\n"
       "  esac\n"
       "  case $verb in\n",
@@ -79,7 +80,7 @@ std::string ZshValue(const Option& option) {
   if (option.value == nullptr) return "";
   if (name == "--to") return ":KIND:(in-process kernel)";
   if (name == "--for") return ":WHAT:(net vsock kvm in-process)";
-  if (name == "--socket" || name == "--textfile") return ":PATH:_files";
+  if (name == "--socket" || name == "--textfile" || name == "--write") return ":PATH:_files";
   if (name == "--directory") return ":DIR:_files -/";
   return absl::StrCat(":", option.value, ": ");
 }

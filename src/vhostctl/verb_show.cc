@@ -2,13 +2,10 @@
 #include <optional>
 #include <string>
 #include <utility>
-#include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "src/vhostctl/find_device.h"
+#include "src/vhostctl/foreign/find.h"
 #include "src/vhostctl/foreign/report.h"
 #include "src/vhostctl/report_text.h"
 #include "src/vhostctl/verb.h"
@@ -31,46 +28,15 @@ absl::StatusOr<std::string> Render(const Found& found, bool json) {
   return ReportText(found.process, *report);
 }
 
-// PID/fdN: a device of a process that has no control socket.
-struct ForeignName {
-  pid_t pid = 0;
-  std::string device;
-};
-std::optional<ForeignName> ParseForeign(const Invocation& invocation) {
-  if (invocation.arguments.size() != 1 || !invocation.socket.empty() ||
-      !invocation.directory.empty()) {
-    return std::nullopt;
-  }
-  const std::vector<std::string> parts = absl::StrSplit(invocation.arguments[0], '/');
-  ForeignName name;
-  int fd = 0;
-  if (parts.size() != 2 || !absl::SimpleAtoi(parts[0], &name.pid)) return std::nullopt;
-  absl::string_view number = parts[1];
-  if (!absl::ConsumePrefix(&number, "fd") || !absl::SimpleAtoi(number, &fd)) return std::nullopt;
-  name.device = parts[1];
-  return name;
-}
-
 Outcome ShowForeign(const ForeignName& name, bool json) {
-  for (const ForeignProcess& process : FindForeign({})) {
-    if (process.pid != name.pid) continue;
-    for (const ForeignDevice& device : process.devices) {
-      if (NameOf(device) != name.device) continue;
-      if (!json) return {.out = TextOf(process, device)};
-      const auto text =
-          control::Indent(absl::StrCat("{\"socket\":null,\"process\":", ProcessJson(process),
-                                       ",\"device\":", JsonOf(process, device), "}"));
-      if (!text.ok()) return Failed(text.status());
-      return {.out = absl::StrCat(*text, "\n")};
-    }
-    if (!process.fds_unknown.empty()) {
-      return Failed(absl::PermissionDeniedError(process.fds_unknown));
-    }
-  }
-  return Failed(
-      absl::NotFoundError(absl::StrCat("process ", name.pid, " has no vhost node as ", name.device,
-                                       "; vhostctl list shows those that "
-                                       "there are")));
+  const absl::StatusOr<FoundForeign> found = FindForeignDevice(name);
+  if (!found.ok()) return Failed(found.status());
+  if (!json) return {.out = TextOf(found->process, found->device)};
+  const auto text =
+      control::Indent(absl::StrCat("{\"socket\":null,\"process\":", ProcessJson(found->process),
+                                   ",\"device\":", JsonOf(found->process, found->device), "}"));
+  if (!text.ok()) return Failed(text.status());
+  return {.out = absl::StrCat(*text, "\n")};
 }
 
 }  // namespace

@@ -29,6 +29,20 @@ constexpr Verb kVerbs[] = {
      "a\n"
      "vhost fd of a process without a control socket.\n",
      Show},
+    {"capture", "[VM/]DEVICE", "--write --packets --snaplen --queue",
+     "writes a device's packets as pcapng, for Wireshark and tshark",
+     "Of a network device the frames on its TAP, whoever serves it: as large as they are there, "
+     "not cut\n"
+     "into segments. Of a socket device what the kernel carries (by a vsockmon interface) and what "
+     "its\n"
+     "own process carries, there with the chain of descriptors of each packet; also across a "
+     "handover.\n"
+     "PID/fdN is a vhost fd of a process without a control socket. It runs until Ctrl-C, "
+     "--packets, "
+     "or\n"
+     "the end of the device's process (exit code 5). Mostly it needs root. What came too fast is "
+     "counted.\n",
+     Capture},
     {"doctor", "", "--for --queues --cid --tap",
      "tells whether this host can offload, for this user, how far, and what mends it",
      "Nodes, modules, permissions, what the kernel's requests can do, limits, KVM, io_uring, TAPs "

@@ -71,6 +71,12 @@ class Vm final : public control::Subject {
     calls.push_back(absl::StrCat("resume ", device));
     return answer;
   }
+  absl::StatusOr<CaptureBatch> Capture(absl::string_view device,
+                                       const CaptureRequest& request) override {
+    calls.push_back(absl::StrCat("capture ", device, " after ", request.after.value_or(0)));
+    return batch;
+  }
+  CaptureBatch batch;
   std::vector<std::string> calls;
   absl::Status answer;
   const std::string& name() const { return name_; }
@@ -591,6 +597,46 @@ TEST_F(VerbsTest, AsksAllProcessesAtTheSameTime) {
   const absl::Time start = absl::Now();
   EXPECT_THAT(Call({"list"}).out, HasSubstr("net0"));
   EXPECT_LT(absl::Now() - start, 2 * kAnswerTimeout);
+}
+
+TEST_F(VerbsTest, CaptureWritesWhatTheProcessCarries) {
+  DeviceReport device = control::SampleVsock();
+  device.policy = "never";
+  Vm web("web", getpid(), {device});
+  web.batch = {.next = 9, .dropped = 2};
+  web.batch.packets.push_back(
+      {.number = 9, .queue = 1, .head = 5, .length = 60, .bytes = std::string(60, 'x')});
+  Serve(web);
+  const std::string file = session_ + "/out.pcapng";
+  const Outcome outcome =
+      Call({"capture", "web/vsock0", "--write", file.c_str(), "--packets", "1", "--snaplen", "99"});
+  EXPECT_EQ(outcome.code, kOk) << outcome.err;
+  EXPECT_EQ(outcome.out, absl::StrCat(file, ": 1 packet, 2 dropped\n"));
+  EXPECT_THAT(web.calls,
+              ::testing::ElementsAre("capture vsock0 after 0", "capture vsock0 after 9"));
+  std::ifstream in(file);
+  const std::string text((std::istreambuf_iterator<char>(in)), {});
+  EXPECT_EQ(text.substr(0, 4), "\x0a\x0d\x0d\x0a");
+  EXPECT_THAT(text, HasSubstr("virtqueue 1 (tx), chain head 5, 0 bytes in 0 buffers"));
+  EXPECT_EQ(std::filesystem::status(file).permissions(),
+            std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  const Outcome json = Call({"capture", "web/vsock0", "-w", file.c_str(), "-c", "2", "--json"});
+  EXPECT_EQ(json.out, absl::StrCat("{\"file\":\"", file, "\",\"packets\":2,\"dropped\":4}\n"));
+}
+
+TEST_F(VerbsTest, CaptureSaysWhatIsWrong) {
+  DeviceReport net = control::SampleNet();
+  net.taps.clear();
+  Vm web("web", getpid(), {net});
+  Serve(web);
+  EXPECT_EQ(Call({"capture", "net0", "-w", "-", "--packets", "0"}).code, kUsage);
+  EXPECT_EQ(Call({"capture", "net0", "-w", "-", "--snaplen", "x"}).code, kUsage);
+  EXPECT_EQ(Call({"capture", "net0", "-w", "-", "--queue", "-1"}).code, kUsage);
+  EXPECT_EQ(Call({"capture", "-w", "-"}).code, kUsage);
+  EXPECT_EQ(Call({"capture", "net1", "-w", "-"}).code, kNotFound);
+  const Outcome outcome = Call({"capture", "net0", "-w", "-"});
+  EXPECT_EQ(outcome.code, kFailure);
+  EXPECT_THAT(outcome.err, HasSubstr("it is on no TAP"));
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "vhost/control/capture_json.h"
 #include "vhost/control/report_json.h"
 
 namespace vhost::control {
@@ -86,6 +87,15 @@ absl::StatusOr<std::string> Resume(Subject& subject, const Request& request) {
   return PauseResult(subject, request, false);
 }
 
+absl::StatusOr<std::string> Capture(Subject& subject, const Request& request) {
+  if (absl::Status status = CheckDeviceNamed(request); !status.ok()) return status;
+  const absl::StatusOr<CaptureBatch> batch =
+      subject.Capture(request.device, {.after = request.after, .snaplen = request.snaplen});
+  if (!batch.ok()) return batch.status();
+  return absl::StrCat("{\"process\":", ToJson(subject.Process()),
+                      ",\"device\":", Quoted(request.device), ",", CaptureMembers(*batch), "}");
+}
+
 // The connection streams what is published from now on (Server::Publish).
 absl::StatusOr<std::string> Events(Subject& subject, const Request& request) {
   if (!request.device.empty()) {
@@ -102,8 +112,13 @@ struct Command {
 };
 
 constexpr Command kCommands[] = {
-    {"list", List},   {"show", Show},     {"handover", Handover},
-    {"pause", Pause}, {"resume", Resume}, {"events", Events, /*subscribes=*/true},
+    {"list", List},
+    {"show", Show},
+    {"handover", Handover},
+    {"pause", Pause},
+    {"resume", Resume},
+    {"capture", Capture},
+    {"events", Events, /*subscribes=*/true},
 };
 
 absl::StatusOr<const Command*> FindCommand(const Request& request) {

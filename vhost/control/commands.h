@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "vhost/control/connection.h"
 #include "vhost/control/protocol.h"
+#include "vhost/packet_capture.h"
 #include "vhost/report.h"
 
 namespace vhost::control {
@@ -31,6 +32,9 @@ class Subject {
                                                   absl::string_view reason) = 0;
   virtual absl::Status Pause(absl::string_view device, absl::string_view reason) = 0;
   virtual absl::Status Resume(absl::string_view device) = 0;
+  // FAILED_PRECONDITION: this process sees no packets of that device, whoever serves it.
+  virtual absl::StatusOr<CaptureBatch> Capture(absl::string_view device,
+                                               const CaptureRequest& request) = 0;
 };
 
 // The reply to one request line; never fails, since an error is a reply as well.

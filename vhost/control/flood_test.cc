@@ -56,6 +56,9 @@ class Vm final : public Subject {
   }
   absl::Status Pause(absl::string_view, absl::string_view) override { return absl::OkStatus(); }
   absl::Status Resume(absl::string_view) override { return absl::OkStatus(); }
+  absl::StatusOr<CaptureBatch> Capture(absl::string_view, const CaptureRequest&) override {
+    return CaptureBatch{};
+  }
 
  private:
   const Backend* backend_;

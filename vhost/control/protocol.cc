@@ -26,6 +26,19 @@ absl::Status TakeString(const Json& object, const char* key, std::string* to) {
   return absl::OkStatus();
 }
 
+// The member if it is there and a number from 0 to `most`.
+template <typename Number>
+absl::Status TakeNumber(const Json& object, const char* key, uint64_t most, Number* to) {
+  const auto found = object.find(key);
+  if (found == object.end()) return absl::OkStatus();
+  if (!found->is_number_unsigned() || found->get<uint64_t>() > most) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("request: \"", key, "\" must be a number from 0 to ", most));
+  }
+  *to = static_cast<Number>(found->get<uint64_t>());
+  return absl::OkStatus();
+}
+
 absl::Status CheckVersion(const Json& object) {
   const auto version = object.find("version");
   if (version == object.end() || !version->is_number_integer()) {
@@ -105,6 +118,9 @@ absl::StatusOr<Request> ParseRequest(absl::string_view line, std::string* id) {
   if (absl::Status status = TakeString(json, "reason", &request.reason); !status.ok()) {
     return status;
   }
+  absl::Status status = TakeNumber(json, "after", UINT64_MAX, &request.after);
+  if (status.ok()) status = TakeNumber(json, "snaplen", UINT32_MAX, &request.snaplen);
+  if (!status.ok()) return status;
   return request;
 }
 
@@ -116,6 +132,8 @@ std::string RequestLine(const Request& request) {
   if (!request.device.empty()) json["device"] = request.device;
   if (!request.to.empty()) json["to"] = request.to;
   if (!request.reason.empty()) json["reason"] = request.reason;
+  if (request.after.has_value()) json["after"] = *request.after;
+  if (request.snaplen != 0) json["snaplen"] = request.snaplen;
   return ToLine(json) + "\n";
 }
 

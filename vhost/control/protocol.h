@@ -30,9 +30,11 @@ inline constexpr size_t kMaxRequestBytes = 4096;
 struct Request {
   std::string id = "null";  // as JSON: a number, a string or null; the reply bears the same
   std::string command;
-  std::string device;  // empty: none named
-  std::string to;      // of `handover`: the backend's kind, "in-process"
-  std::string reason;  // why something is asked for, for reports; may be empty
+  std::string device;             // empty: none named
+  std::string to;                 // of `handover`: the backend's kind, "in-process"
+  std::string reason;             // why something is asked for, for reports; may be empty
+  std::optional<uint64_t> after;  // of `capture`: `next` of the one before
+  uint32_t snaplen = 0;           // of `capture`: bytes of a packet; 0: all
 };
 
 // INVALID_ARGUMENT says what is wrong with the line; UNIMPLEMENTED: a version that is not ours.

@@ -32,6 +32,13 @@ class TwoDevices final : public Subject {
   absl::Status Resume(absl::string_view) override {
     return absl::ResourceExhaustedError("no memory to go on");
   }
+  absl::StatusOr<CaptureBatch> Capture(absl::string_view device,
+                                       const CaptureRequest& request) override {
+    if (device != "vsock0") return absl::FailedPreconditionError("capture on its TAP");
+    CaptureBatch batch = {.next = request.after.value_or(0) + 1};
+    batch.packets.push_back({.number = batch.next, .length = request.snaplen});
+    return batch;
+  }
 };
 
 std::string Ask(absl::string_view line) {
@@ -54,6 +61,30 @@ TEST(Protocol, HandoverPauseAndResume) {
               HasSubstr(R"("device":"net0","paused":true)"));
   EXPECT_THAT(Ask(R"({"version":1,"command":"resume","device":"net0"})"),
               HasSubstr("RESOURCE_EXHAUSTED"));
+}
+
+TEST(Protocol, Capture) {
+  EXPECT_THAT(Ask(R"({"version":1,"command":"capture","device":"vsock0","after":7,"snaplen":64})"),
+              HasSubstr(R"("device":"vsock0","next":8,"dropped":0,"more":false,"packets":[{)"
+                        R"("number":8,"seconds":0,"nanoseconds":0,"queue":0,"head":0,)"
+                        R"("chain_bytes":0,"buffers":0,"length":64,"data":""}])"));
+  EXPECT_THAT(Ask(R"({"version":1,"command":"capture","device":"vsock0"})"),
+              HasSubstr("\"next\":1,"));
+  EXPECT_THAT(Ask(R"({"version":1,"command":"capture"})"), HasSubstr("of which device?"));
+  EXPECT_THAT(Ask(R"({"version":1,"command":"capture","device":"net0"})"), HasSubstr("its TAP"));
+  for (const char* wrong : {R"("after":-1)", R"("after":"1")", R"("after":1.5)",
+                            R"("snaplen":4294967296)", R"("snaplen":[])"}) {
+    EXPECT_THAT(
+        Ask(absl::StrCat(R"({"version":1,"command":"capture","device":"vsock0",)", wrong, "}")),
+        HasSubstr("must be a number from 0 to"))
+        << wrong;
+  }
+  const Request request = {.command = "capture", .device = "v", .after = UINT64_MAX, .snaplen = 9};
+  std::string id;
+  const auto read = ParseRequest(RequestLine(request), &id);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->after, UINT64_MAX);
+  EXPECT_EQ(read->snaplen, 9u);
 }
 
 TEST(Protocol, ARequestReadsBackAsItWasWritten) {

@@ -140,6 +140,17 @@ absl::StatusOr<LinkState> Links::Ask(int index, const std::string& name) {
 absl::StatusOr<LinkState> Links::Get(const std::string& name) { return Ask(0, name); }
 absl::StatusOr<LinkState> Links::Get(int index) { return Ask(index, ""); }
 
+absl::Status Links::Add(const std::string& name, const std::string& type) {
+  rtnl_link* link = rtnl_link_alloc();
+  if (link == nullptr) return LinkError(-NLE_NOMEM, name, "RTM_NEWLINK");
+  const absl::Cleanup free = [link] { rtnl_link_put(link); };
+  rtnl_link_set_name(link, name.c_str());
+  int error = rtnl_link_set_type(link, type.c_str());
+  if (error >= 0) error = rtnl_link_add(socket_.get(), link, NLM_F_CREATE | NLM_F_EXCL);
+  return error < 0 ? LinkError(error, name, "RTM_NEWLINK", absl::StrCat("type=", type))
+                   : absl::OkStatus();
+}
+
 absl::Status Links::SetUp(const std::string& name, bool up) {
   const absl::StatusOr<LinkState> state = Get(name);
   if (!state.ok()) return state.status();

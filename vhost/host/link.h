@@ -39,6 +39,9 @@ class Links {
   absl::StatusOr<LinkState> Get(const std::string& name);
   // ENODEV likewise. For an interface that may have been renamed.
   absl::StatusOr<LinkState> Get(int index);
+  // A new interface of that rtnetlink type ("dummy", "vsockmon"), down. EEXIST; EOPNOTSUPP: the
+  // kernel has no such type.
+  absl::Status Add(const std::string& name, const std::string& type);
   absl::Status SetUp(const std::string& name, bool up);
   absl::Status SetMtu(const std::string& name, int mtu);  // bytes
   // Makes the interface a port of `bridge`, or takes it out of the one that it is in (""). No-op if

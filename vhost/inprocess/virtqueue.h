@@ -78,6 +78,9 @@ class Chain {
   size_t readable_bytes() const { return readable_bytes_; }
   size_t writable_bytes() const { return writable_bytes_; }
 
+  // Which one it is to the driver: the index of its first descriptor; in a packed ring its ID.
+  uint16_t head() const { return id_; }
+
   // Copies. Offsets count the readable, or the writable, bytes of the whole chain from 0 on.
   // OUT_OF_RANGE: the chain has fewer bytes than that. Nothing is copied then.
   absl::Status Read(size_t offset, std::span<std::byte> to) const;

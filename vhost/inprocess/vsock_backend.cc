@@ -70,7 +70,8 @@ absl::StatusOr<std::unique_ptr<InProcessVsockBackend>> InProcessVsockBackend::Cr
   absl::StatusOr<std::unique_ptr<VsockHost>> host = VsockHost::Create(options.host);
   if (!host.ok()) return host.status();
   absl::StatusOr<std::unique_ptr<VsockMux>> mux = VsockMux::Create(
-      {.guest_cid = options.guest_cid, .limits = options.limits}, *std::move(host));
+      {.guest_cid = options.guest_cid, .limits = options.limits, .capture = options.capture.get()},
+      *std::move(host));
   if (!mux.ok()) return mux.status();
   std::shared_ptr<DataThread> thread = options.thread;
   if (thread == nullptr) {

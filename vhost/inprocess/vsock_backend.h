@@ -27,6 +27,7 @@
 #include "vhost/inprocess/vsock_host.h"
 #include "vhost/inprocess/vsock_limits.h"
 #include "vhost/inprocess/vsock_mux.h"
+#include "vhost/packet_capture.h"
 
 namespace vhost::inprocess {
 
@@ -34,6 +35,9 @@ struct InProcessVsockOptions {
   uint64_t guest_cid = 0;  // 3 to 2^32 - 2; nobody else on the host has to know it
   VsockHostOptions host;
   VsockLimits limits;
+  // Shows the packets to whoever wants to see them; nullptr: nobody can. The device's, so that it
+  // is the same when a backend is made anew.
+  std::shared_ptr<PacketCapture> capture;
   // The thread that serves it together with others; nullptr: one of its own, made as below.
   std::shared_ptr<DataThread> thread;
   DataThreadOptions thread_options{.name = "vhost-vsock"};

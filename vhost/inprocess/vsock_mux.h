@@ -28,6 +28,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -40,12 +41,14 @@
 #include "vhost/inprocess/vsock_limits.h"
 #include "vhost/inprocess/vsock_link.h"
 #include "vhost/inprocess/vsock_packet.h"
+#include "vhost/packet_capture.h"
 
 namespace vhost::inprocess {
 
 struct VsockMuxOptions {
   uint64_t guest_cid = 0;
   VsockLimits limits;
+  PacketCapture* capture = nullptr;  // lent: whoever looks at the packets; nullptr: nobody can
   // For tests. Must not go backwards.
   std::function<std::chrono::steady_clock::time_point()> now = std::chrono::steady_clock::now;
 };
@@ -141,6 +144,10 @@ class VsockMux {
   void Destroy(VsockLink& link);
   void Enqueue(VsockLink& link);
   void Dequeue(VsockLink& link);
+
+  // Shows a packet to whoever captures; `pieces` are its chain's.
+  void Show(int queue, const Chain& chain, const VsockHeader& header, std::span<const iovec> pieces,
+            size_t bytes) const;
 
   // vsock_mux_receive.cc: packets for the guest.
   bool ServeReceive();

@@ -82,7 +82,8 @@ class VsockMuxTest : public testing::Test {
     auto host = VsockHost::Create({.uds_path = path_});
     ASSERT_TRUE(host.ok()) << host.status();
     auto mux = VsockMux::Create(
-        {.guest_cid = kCid, .limits = limits, .now = [this] { return now_; }}, *std::move(host));
+        {.guest_cid = kCid, .limits = limits, .capture = &capture_, .now = [this] { return now_; }},
+        *std::move(host));
     ASSERT_TRUE(mux.ok()) << mux.status();
     mux_ = *std::move(mux);
     acked_ = {VirtioFeature::kVersion1, VirtioFeature::kVsockSeqpacket};
@@ -224,6 +225,7 @@ class VsockMuxTest : public testing::Test {
   VirtioFeatures acked_;
   std::unique_ptr<fakes::VsockDriver> driver_;
   std::unique_ptr<fakes::VsockGuest> guest_;
+  PacketCapture capture_;
   std::unique_ptr<VsockMux> mux_;
   std::unique_ptr<Virtqueue> receive_;
   std::unique_ptr<Virtqueue> transmit_;

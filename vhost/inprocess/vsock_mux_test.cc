@@ -3,6 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
+#include <string>
+#include <vector>
+
 #include "vhost/inprocess/vsock_mux_fixture.h"
 
 namespace vhost::inprocess {
@@ -565,6 +569,43 @@ TEST_F(VsockMuxTest, ConnectionsCanBeDropped) {
   EXPECT_TRUE(first.guest->reset);
   EXPECT_EQ(Drops(VsockDrop::kNoConnection), 1u);
   EXPECT_TRUE(ConnectFromGuest(54).guest->established);
+}
+
+// ---- Looking at packets ------------------------------------------------------------------------
+
+VsockHeader HeaderOf(const CapturedPacket& packet) {
+  VsockHeader header{};
+  if (packet.bytes.size() >= sizeof(header)) memcpy(&header, packet.bytes.data(), sizeof(header));
+  return header;
+}
+
+TEST_F(VsockMuxTest, WhoCapturesSeesThePacketsOfBothQueues) {
+  Start();
+  capture_.Read({});
+  Connection connection = ConnectFromGuest(52);
+  connection.guest->Send("from the guest");
+  guest_->Run();
+  connection.host.Say("from the host");
+  guest_->Run();
+  const CaptureBatch batch = capture_.Read({.after = 0});
+  EXPECT_EQ(batch.dropped, 0u);
+  EXPECT_EQ(batch.packets.size(),
+            mux_->stats().from_guest.packets + mux_->stats().to_guest.packets);
+  std::vector<std::string> payloads;
+  for (const CapturedPacket& packet : batch.packets) {
+    const VsockHeader header = HeaderOf(packet);
+    EXPECT_EQ(header.dst_cid == kCid, packet.queue == 0);
+    EXPECT_EQ(packet.length, kVsockHeaderBytes + header.len);
+    EXPECT_GE(packet.chain_bytes, packet.length);
+    if (header.op == kVsockOpRw) payloads.push_back(packet.bytes.substr(kVsockHeaderBytes));
+  }
+  EXPECT_EQ(payloads, (std::vector<std::string>{"from the guest", "from the host"}));
+}
+
+TEST_F(VsockMuxTest, NobodyIsShownPacketsOfBefore) {
+  Start();
+  Connection connection = ConnectFromGuest(52);
+  EXPECT_EQ(capture_.Read({.after = 0}).next, 0u);
 }
 
 }  // namespace
