@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "src/vhostctl/find_device.h"
+#include "src/vhostctl/foreign/borrow.h"
 #include "src/vhostctl/foreign/find.h"
 #include "src/vhostctl/foreign/report.h"
 #include "src/vhostctl/report_text.h"
@@ -29,8 +30,9 @@ absl::StatusOr<std::string> Render(const Found& found, bool json) {
 }
 
 Outcome ShowForeign(const ForeignName& name, bool json) {
-  const absl::StatusOr<FoundForeign> found = FindForeignDevice(name);
+  absl::StatusOr<FoundForeign> found = FindForeignDevice(name);
   if (!found.ok()) return Failed(found.status());
+  AskTheKernel(kernel_abi::LinuxKernel(), &found->process, &found->device);
   if (!json) return {.out = TextOf(found->process, found->device)};
   const auto text =
       control::Indent(absl::StrCat("{\"socket\":null,\"process\":", ProcessJson(found->process),

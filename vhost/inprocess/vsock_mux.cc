@@ -134,7 +134,7 @@ void VsockMux::OnChain(Chain& chain) {
   if (!chain.Read(0, std::as_writable_bytes(std::span(&header, 1))).ok()) {
     return stats_.from_guest.Drop(VsockDrop::kShortChain);
   }
-  Show(1, chain, header, chain.readable(), chain.readable_bytes());
+  if (is_looked_at()) Show(1, chain, header, chain.readable(), chain.readable_bytes());
   if (gathered_link_ != nullptr && !MayFollowGathered(header, chain)) DeliverGathered();
   const std::optional<VsockDrop> wrong = CheckFromGuest(
       header, chain.readable_bytes() - kVsockHeaderBytes, options_.guest_cid, seqpacket_acked_);
@@ -160,7 +160,6 @@ void VsockMux::OnChain(Chain& chain) {
 
 void VsockMux::Show(int queue, const Chain& chain, const VsockHeader& header,
                     std::span<const iovec> pieces, size_t bytes) const {
-  if (options_.capture == nullptr || !options_.capture->is_on()) return;
   options_.capture->Offer(
       {.queue = queue, .head = chain.head(), .chain_bytes = static_cast<uint32_t>(bytes)},
       std::as_bytes(std::span(&header, 1)), pieces, header.len);

@@ -145,6 +145,7 @@ class VsockMux {
   void Enqueue(VsockLink& link);
   void Dequeue(VsockLink& link);
 
+  bool is_looked_at() const { return options_.capture != nullptr && options_.capture->is_on(); }
   // Shows a packet to whoever captures; `pieces` are its chain's.
   void Show(int queue, const Chain& chain, const VsockHeader& header, std::span<const iovec> pieces,
             size_t bytes) const;

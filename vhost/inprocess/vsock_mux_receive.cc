@@ -86,7 +86,7 @@ bool VsockMux::TakeBuffer(Chain& chain, uint32_t payload_bytes) {
 void VsockMux::PutPacket(Chain& chain, const VsockHeader& header) {
   // TakeBuffer has seen that there is room for it.
   chain.Write(0, std::as_bytes(std::span(&header, 1))).IgnoreError();
-  Show(0, chain, header, chain.writable(), chain.writable_bytes());
+  if (is_looked_at()) Show(0, chain, header, chain.writable(), chain.writable_bytes());
   chain.Return(kVsockHeaderBytes + header.len);
   ++stats_.to_guest.packets;
   stats_.to_guest.bytes += header.len;

@@ -60,7 +60,7 @@ void LookAtFds(const std::string& folder, ForeignProcess* process) {
                                         error == EACCES ? "; ask as root or as its user" : "");
     return;
   }
-  std::map<std::string, int> taps;
+  std::map<std::string, ForeignTap> taps;
   for (size_t i = 0; i < std::min(fds.size(), kMostFds); ++i) {
     int number = -1;
     const std::string link = absl::StrCat(folder, "/fd/", fds[i]);
@@ -71,7 +71,11 @@ void LookAtFds(const std::string& folder, ForeignProcess* process) {
       if (IsNode(link, *target)) process->devices.push_back(*std::move(device));
     } else if (*target == "/dev/net/tun") {
       const std::string name = StatusField(ReadText(info).value_or(""), "iff");
-      if (!name.empty()) ++taps[name];
+      if (name.empty()) continue;
+      ForeignTap& tap = taps[name];
+      tap.name = name;
+      tap.fd = number;
+      ++tap.queues;
     } else if (*target == "anon_inode:[eventfd]") {
       uint64_t count = 0;
       ++process->eventfds;
@@ -82,7 +86,7 @@ void LookAtFds(const std::string& folder, ForeignProcess* process) {
       ++process->vcpus;
     }
   }
-  for (const auto& [name, queues] : taps) process->taps.push_back({name, queues});
+  for (const auto& [name, tap] : taps) process->taps.push_back(tap);
 }
 
 // The name that a command line gives to its VM, as QEMU, crosvm and libvirt spell it.
@@ -222,6 +226,9 @@ std::vector<Unknown> Unknowns(const ForeignProcess& process, const ForeignDevice
   const char* owner_only = "the kernel tells it to the owner alone (EPERM for others)";
   const char* never = "the kernel has no request that tells it";
   unknowns.push_back({"state", "whether a driver runs is not told; CPU time of the worker hints"});
+  if (!device.vhost_offered.has_value()) {
+    unknowns.push_back({"offered features", device.vhost_offered_unknown});
+  }
   unknowns.push_back({"acked features", never});
   unknowns.push_back({"memory table", never});
   unknowns.push_back({"ring addresses and sizes", never});

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Users of vhost that have no control socket (QEMU, crosvm, DPDK), as far as /proc shows them to an
-// outsider. Nothing is asked of their devices: no fd is borrowed, no process is stopped or traced.
-// What /proc does not tell stays unknown, and `Unknowns` says why.
+// outsider. Nothing is asked of their devices here, no process is stopped or traced (of the little
+// that may be asked, see foreign/borrow.h). What is not told stays unknown, and `Unknowns` says
+// why.
 #pragma once
 
 #include <sys/types.h>
@@ -23,11 +24,17 @@ struct ForeignDevice {
   std::string node;           // "/dev/vhost-net"
   std::string type;           // "net", "vsock", "scsi", "vdpa"
   std::optional<int> vrings;  // that the node has; nullopt: that depends on how it is used
+  // What AskTheKernel() is told (foreign/borrow.h); nullopt before.
+  std::optional<VhostFeatures> vhost_offered;
+  std::string vhost_offered_unknown = "it was not asked for";
 };
 
 struct ForeignTap {
-  std::string name;  // of its own network namespace
-  int queues = 0;    // fds
+  std::string name;                 // of its own network namespace
+  int queues = 0;                   // fds
+  int fd = -1;                      // one of them
+  std::optional<int> header_bytes;  // as AskTheKernel() is told
+  std::optional<int> sndbuf_bytes;
 };
 
 struct ForeignProcess {

@@ -37,7 +37,25 @@ std::string JsonOf(const WorkerReport& worker) {
 }
 
 std::string JsonOf(const ForeignTap& tap) {
-  return JsonObject().Text("name", tap.name).Value("queues", tap.queues).Done();
+  return JsonObject()
+      .Text("name", tap.name)
+      .Value("queues", tap.queues)
+      .Json("header_bytes", NumberOrNull(tap.header_bytes))
+      .Json("sndbuf_bytes", NumberOrNull(tap.sndbuf_bytes))
+      .Done();
+}
+
+std::vector<std::string> OfferedNames(const ForeignDevice& device) {
+  return FeatureNames(device.type == "vsock" ? DeviceId::kVsock : DeviceId::kNet,
+                      *device.vhost_offered);
+}
+
+std::string JsonOfFeatures(const ForeignDevice& device) {
+  if (!device.vhost_offered.has_value()) return "null";
+  return JsonObject()
+      .Text("bits", absl::StrFormat("0x%x", device.vhost_offered->low()))
+      .Json("names", JsonStrings(OfferedNames(device)))
+      .Done();
 }
 
 template <typename T>
@@ -89,6 +107,7 @@ std::string JsonOf(const ForeignProcess& process, const ForeignDevice& device) {
       .Json("vhost_fd", device.fd < 0 ? "null" : absl::StrCat(device.fd))
       .Text("backend", "kernel")
       .Json("queues", NumberOrNull(device.vrings))
+      .Json("vhost_offered", JsonOfFeatures(device))
       .Json("unknown", unknown.Done())
       .Done();
 }
@@ -112,8 +131,17 @@ std::string TextOf(const ForeignProcess& process, const ForeignDevice& device) {
   const auto fact = [&out](absl::string_view key, absl::string_view value) {
     absl::StrAppendFormat(&out, "  %-24s%s\n", absl::StrCat(key, ":"), Printable(value));
   };
-  fact("seen", "from outside, by /proc: the process has no control socket");
+  fact("seen", "from outside: the process has no control socket");
+  if (device.vhost_offered.has_value()) {
+    fact("offered by vhost", absl::StrFormat("0x%x %s", device.vhost_offered->low(),
+                                             absl::StrJoin(OfferedNames(device), " ")));
+  }
   if (device.type == "net") fact("TAP", PeerOf(process, device));
+  for (const ForeignTap& tap : process.taps) {
+    if (device.type != "net" || !tap.header_bytes.has_value()) continue;
+    fact("", absl::StrCat(tap.name, ": header ", *tap.header_bytes, " bytes, sndbuf ",
+                          tap.sndbuf_bytes.value_or(0), " bytes"));
+  }
   fact("workers", WorkersOf(process));
   for (const WorkerReport& worker : process.workers) {
     fact("", absl::StrCat(
