@@ -7,8 +7,8 @@
 //   off --Read--> on --Read--> on --no Read for the lease--> off, and what was kept is freed
 //
 // What is kept is bounded, and the oldest goes first. A reader says what it has seen last, so that
-// there may be several, and each is told how many it has missed. The data path never waits for a
-// reader: a packet that comes while one copies is missed as well.
+// there may be several, and each is told how many it has missed. The data path waits for no reader
+// but for the moment in which one takes note of what is there; bytes are copied without the lock.
 //
 // Thread safety: any thread.
 #pragma once
@@ -20,6 +20,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -85,11 +86,11 @@ class PacketCapture {
 
   const std::chrono::nanoseconds lease_;
   std::atomic<bool> on_ = false;
-  std::atomic<uint64_t> number_ = 0;  // of the last packet
+  std::atomic<uint32_t> snaplen_ = 0;  // the most that a reader wants; written with the lock
   absl::Mutex mutex_;
-  std::deque<CapturedPacket> kept_ ABSL_GUARDED_BY(mutex_);
+  uint64_t number_ ABSL_GUARDED_BY(mutex_) = 0;  // of the last packet
+  std::deque<std::shared_ptr<const CapturedPacket>> kept_ ABSL_GUARDED_BY(mutex_);
   size_t kept_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint32_t snaplen_ ABSL_GUARDED_BY(mutex_) = 0;  // the most that a reader wants; 0: nobody reads
   Clock::time_point lease_end_ ABSL_GUARDED_BY(mutex_);
 };
 

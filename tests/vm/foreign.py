@@ -72,7 +72,7 @@ def check_qemu(context, qemu):
     shown = wait_for(context, qemu, 2)
     process = shown["process"]
     expect("name", process["vm"], "peer")
-    expect("taps", process["taps"], [{"name": QEMU_TAP, "queues": 1}])
+    expect("taps", [(tap["name"], tap["queues"]) for tap in process["taps"]], [(QEMU_TAP, 1)])
     expect("workers", {worker["tid"] for worker in process["workers"]}, worker_tids(qemu.pid))
     expect("CIDs of the command line", process["claimed_cids"], [str(QEMU_CID)])
     expect("network namespace", process["network_namespace"], os.readlink(f"/proc/{qemu.pid}/ns/net"))
@@ -91,7 +91,7 @@ def check_ours(context, guest):
     said = [context.vmm.show(name)["device"] for name in ("net0", "vsock0")]
     expect("workers", {worker["tid"] for worker in shown["process"]["workers"]},
            {worker["tid"] for device in said for worker in device["backend"]["workers"]})
-    expect("taps", shown["process"]["taps"], [{"name": TAP, "queues": 1}])
+    expect("taps", [(tap["name"], tap["queues"]) for tap in shown["process"]["taps"]], [(TAP, 1)])
     expect("vhost fds", {device["vhost_fd"] for device in shown["devices"]},
            {ring["vhost_fd"] for device in said for ring in device["backend"]["vrings"]})
     expect("CID", said[1]["guest_cid"], GUEST_CID)
