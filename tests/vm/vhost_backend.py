@@ -12,7 +12,7 @@ from guest import Guest
 from vmm import CPUS, GUEST_CID, TAP, Devices, Qemu, Skip, command_line, make_tap, remove_tap
 
 LIMIT_S = 60
-KILLS = 3
+KILLS = 2
 
 
 class Served:
@@ -89,7 +89,7 @@ def serves_qemu(context):
         host = stack.enter_context(traffic.HostServer(context.stream, uds))
         traffic.start_server(guest)
         traffic.ping(guest)
-        context.note(traffic.all_paths(guest, host, "4M"))
+        context.note(traffic.all_paths(guest, host, "2M"))
         with traffic.Background(guest, host):
             for _ in range(KILLS):
                 net.kill_and_start_again()

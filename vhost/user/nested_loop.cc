@@ -85,7 +85,8 @@ void NestedLoop::Dispatch() {
   std::array<epoll_event, 16> events;
   const int count = epoll_wait(epoll_.get(), events.data(), events.size(), 0);
   for (int i = 0; i < count; ++i) {
-    const auto found = entries_.find(events[static_cast<size_t>(i)].data.u64);
+    const uint64_t id = events[static_cast<size_t>(i)].data.u64;  // a copy: the struct is packed
+    const auto found = entries_.find(id);
     if (found == entries_.end()) continue;  // Ended by a callback before it in this round.
     // Held, since a callback may end its own watch.
     const std::shared_ptr<const std::function<void()>> ready = found->second.ready;
