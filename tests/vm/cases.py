@@ -7,11 +7,13 @@ import os
 import random
 import re
 
+import capture
 import doctor
-import foreign
 import host
 import offload
+import tour
 import traffic
+import truth
 import vhost_backend
 from guest import Guest
 from vmm import GUEST_IP, HOST_IP, TAP, Devices, Skip, make_tap, remove_tap
@@ -336,7 +338,9 @@ def kernels_vsock_test_in_process(context):
 
 
 CASES["doctor"] = doctor.doctor
-CASES["list-foreign"] = foreign.foreign
+CASES["capture"] = capture.capture
+CASES["inspect"] = truth.truth
+CASES["tour"] = tour.tour
 
 CASES["vhost-backend-qemu"] = vhost_backend.serves_qemu
 

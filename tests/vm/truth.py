@@ -99,10 +99,10 @@ def check_net(world, vm):
         return next(ring for ring in show()["vrings"] if ring["role"] == role)["indices"]["used"]
 
     until_equal("packets sent, as the used index", lambda: used("tx0"), lambda: world.frames(vm) % 65536)
-    # What the guest itself has counted waits for its buffers to come back, which they do when it sends.
-    counters = dict(re.findall(r"(\S+): (\d+)", guest.run("ethtool -S eth0")))
-    name = next(name for name in counters if re.fullmatch(r"tx_?(queue_)?0(_tx)?_packets", name))
-    expect("the guest has sent no more than that", 0 < int(counters[name]) <= world.frames(vm), True)
+    # The guest counts what its driver has taken back, which may be nothing yet.
+    counted = sum(int(count) for count in re.findall(r"tx\S*_packets: (\d+)", guest.run("ethtool -S eth0")))
+    if counted > world.frames(vm):
+        raise AssertionError(f"ethtool -S of the guest: {counted} packets sent, of the TAP: {world.frames(vm)} came")
 
 
 def check_process(world, vm, name):
@@ -198,13 +198,7 @@ def check_stats(world):
 def check_events(world):
     follower = subprocess.Popen([world.ctl, "events", "web/net0", "--count", "1", "--json"], stdout=subprocess.PIPE, text=True)
     try:
-        # It listens once its connection is there: the VMM has a socket more.
-        deadline = time.monotonic() + LIMIT_S
-        while not any(os.readlink(f"/proc/{follower.pid}/fd/{fd}").startswith("socket:")
-                      for fd in os.listdir(f"/proc/{follower.pid}/fd")):
-            if time.monotonic() > deadline:
-                raise AssertionError("vhostctl events does not listen")
-            time.sleep(0.05)
+        world.wait_until_it_follows(follower)
         done = world.json("handover", "web/net0", "--to", "in-process", "--reason", "to see it")
         line, _ = follower.communicate(timeout=LIMIT_S)
     finally:
@@ -220,6 +214,19 @@ def check_events(world):
     world.tcp(WEB)
 
 
+def check_ours(world, qemu):
+    check_list(world, qemu)
+    foreign.check_ours(world, WEB)
+    for vm in (WEB, DB):
+        check_net(world, vm)
+        check_vsock(world, vm)
+        for name in ("net0", "vsock0"):
+            check_process(world, vm, name)
+    check_metrics(world)
+    check_stats(world)
+    check_events(world)
+
+
 def truth(context):
     if not hasattr(context.vmm, "ctl"):
         raise Skip("vhostctl goes with our VMM")
@@ -227,19 +234,13 @@ def truth(context):
     run(f"ip tuntap add {foreign.QEMU_TAP} mode tap vnet_hdr")
     qemu = foreign.start_qemu()
     try:
-        with World(context) as world:
-            foreign.check_qemu(context, qemu)
-            check_list(world, qemu)
-            foreign.check_ours(world, WEB)
-            for vm in (WEB, DB):
-                check_net(world, vm)
-                check_vsock(world, vm)
-                for name in ("net0", "vsock0"):
-                    check_process(world, vm, name)
-            check_metrics(world)
-            check_stats(world)
-            check_events(world)
+        foreign.check_qemu(context, qemu)
+        if context.kernel == "6.12":  # once is enough for what does not depend on the kernel
+            with World(context) as world:
+                check_ours(world, qemu)
             context.note({"true of": "two VMs of ours and one of QEMU's, by their guests, /proc, ethtool and what passed"})
+        else:
+            context.note({"true of": "QEMU, by /proc and what it was told"})
     finally:
         qemu.kill()
         qemu.wait()

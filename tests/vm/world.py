@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import subprocess
+import time
 
 import traffic
 from guest import Guest
@@ -127,6 +128,24 @@ class World:
         """As the TAP's interface counts them: "rx" those of the guest. (The guest's own count waits for buffers to come back.)"""
         with open(f"/sys/class/net/{vm.tap}/statistics/{direction}_packets", encoding="ascii") as file:
             return int(file.read())
+
+    def wait_until_it_follows(self, follower):
+        """Until `vhostctl events` has asked, and been heard: it waits in poll(2) then, and what is asked next is answered later."""
+        deadline = time.monotonic() + traffic.LIMIT_S
+        folder = f"/proc/{follower.pid}"
+        while True:
+            try:
+                links = [os.readlink(f"{folder}/fd/{fd}") for fd in os.listdir(f"{folder}/fd")]
+                with open(f"{folder}/syscall", encoding="ascii") as file:
+                    waits = file.read().startswith("7 ")
+            except OSError:  # an fd that is closed meanwhile
+                links, waits = [], False
+            if waits and any(link.startswith("socket:") for link in links):
+                break
+            if follower.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"vhostctl events does not listen, exit code {follower.poll()}")
+            time.sleep(0.02)
+        self.vhostctl("list")
 
     def vhostctl(self, *arguments, code=0):
         out = subprocess.run([self.ctl, *arguments], capture_output=True, text=True, timeout=120, check=False)
