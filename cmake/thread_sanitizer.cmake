@@ -13,8 +13,10 @@ foreach(function
     _ZN4absl7debian35Mutex12ReaderUnlockEv
     _ZN4absl7debian35Mutex7TryLockEv
     _ZN4absl7debian35Mutex5AwaitERKNS0_9ConditionE
+    _ZN4absl7debian35Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE
     _ZN4absl7debian312Notification6NotifyEv
-    _ZNK4absl7debian312Notification19WaitForNotificationEv)
+    _ZNK4absl7debian312Notification19WaitForNotificationEv
+    _ZNK4absl7debian312Notification30WaitForNotificationWithTimeoutENS0_8DurationE)
   # Also where nothing of the program's own locks: Abseil's shared libraries then do.
   target_link_options(libvhost_build INTERFACE -Wl,--wrap=${function} -Wl,-u,__wrap_${function})
 endforeach()

@@ -17,6 +17,7 @@
 #include "vhost/device/tap_port.h"
 #include "vhost/epoll_loop.h"
 #include "vhost/fd_budget.h"
+#include "vhost/user/backend.h"
 #include "vhost/version.h"
 
 namespace vhost {
@@ -28,7 +29,8 @@ namespace {
 constexpr int kFdsOfAQueue = 3;
 constexpr int kFdsOfAQueuePair = 2 * kFdsOfAQueue + 2;
 constexpr int kFdsOfATransport = 4;
-constexpr int kFdsOfALinkWatch = 2;  // netlink sockets: one for questions, one for news
+constexpr int kFdsOfAConnection = 6;  // of vhost-user: two sockets, wake-ups, in-flight memory
+constexpr int kFdsOfALinkWatch = 2;   // netlink sockets: one for questions, one for news
 
 // Not to be told from a card's by its shape: bit 1 of the first byte says "locally administered".
 absl::StatusOr<MacAddress> RandomMac() {
@@ -219,6 +221,11 @@ absl::StatusOr<VirtioDevice*> ControlPlane::AddVsock(VsockOptions options) {
   return Add(name, [&] { return MakeVsock(std::move(options)); });
 }
 
+absl::StatusOr<VirtioDevice*> ControlPlane::AddVhostUser(VhostUserOptions options) {
+  const std::string name = options.name;
+  return Add(name, [&] { return MakeVhostUser(std::move(options)); });
+}
+
 absl::StatusOr<VirtioDevice*> ControlPlane::Add(
     const std::string& name, const std::function<absl::StatusOr<Entry>()>& make) {
   if (absl::Status status = Reserve(name); !status.ok()) return status;
@@ -371,6 +378,38 @@ absl::StatusOr<ControlPlane::Entry> ControlPlane::MakeVsock(VsockOptions options
                             .events = events_.get(),
                             .watchdog = watchdog_.get()});
   if (!device.ok()) return device.status();
+  entry.device = *std::move(device);
+  return entry;
+}
+
+absl::StatusOr<ControlPlane::Entry> ControlPlane::MakeVhostUser(VhostUserOptions options) {
+  const int queues = options.device.type.queue_count;
+  absl::Status budget = CheckFdBudget(queues * kFdsOfAQueue + kFdsOfAConnection + kFdsOfATransport);
+  if (!budget.ok()) return budget;
+  absl::StatusOr<std::shared_ptr<user::Peer>> peer = user::Peer::Create(
+      kernel_, user::VhostUserDevice::PeerOptionsFor(options.device, std::move(options.peer)));
+  if (!peer.ok()) return peer.status();
+  absl::StatusOr<std::unique_ptr<user::VhostUserDevice>> model =
+      user::VhostUserDevice::Create(std::move(options.device), *peer);
+  if (!model.ok()) return model.status();
+  std::vector<BackendCandidate> candidates;
+  candidates.push_back({BackendKind::kVhostUser,
+                        std::unique_ptr<Backend>(std::make_unique<user::UserBackend>(*peer))});
+  absl::StatusOr<BackendSelector> backends =
+      BackendSelector::Create(OffloadPolicy::kPrefer, std::move(candidates));
+  if (!backends.ok()) return backends.status();
+  absl::StatusOr<std::unique_ptr<VirtioDevice>> device =
+      VirtioDevice::Create({.name = options.name,
+                            .kernel = &kernel_,
+                            .memory = &memory_,
+                            .loop = loop_,
+                            .model = *std::move(model),
+                            .backends = *std::move(backends),
+                            .failover = options.failover,
+                            .events = events_.get(),
+                            .watchdog = watchdog_.get()});
+  if (!device.ok()) return device.status();
+  Entry entry;
   entry.device = *std::move(device);
   return entry;
 }

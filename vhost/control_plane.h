@@ -6,6 +6,7 @@
 //   AddNet:    Tap -> TapPort -> NetDevice ------.
 //              Tap's fds -> NetBackend (kernel) --+--> VirtioDevice --> a transport of the VMM's
 //   AddVsock:  VsockBackend (kernel), VsockDevice-'
+//   AddVhostUser:  Peer -> UserBackend, VhostUserDevice -> the same
 //
 // What a VMM does:
 //
@@ -51,6 +52,8 @@
 #include "vhost/offload.h"
 #include "vhost/packet_capture.h"
 #include "vhost/report.h"
+#include "vhost/user/device.h"
+#include "vhost/user/peer.h"
 
 namespace vhost {
 
@@ -108,6 +111,15 @@ struct VsockOptions {
   inprocess::InProcessVsockOptions in_process;
 };
 
+// A device whose vrings another process serves, and of which that process knows the rest.
+struct VhostUserOptions {
+  std::string name;  // "blk0"
+  user::VhostUserDeviceOptions device;
+  // Where the process is, and what is done when it goes. What follows from `device` is set.
+  user::PeerOptions peer;
+  FailoverOptions failover;
+};
+
 class ControlPlane {
  public:
   // INVALID_ARGUMENT: no memory, or a VM name that cannot be a file's. Otherwise what the event
@@ -124,6 +136,9 @@ class ControlPlane {
   // than vhost takes, with the limit and how to raise it. An error leaves nothing behind.
   absl::StatusOr<VirtioDevice*> AddNet(NetOptions options);
   absl::StatusOr<VirtioDevice*> AddVsock(VsockOptions options);
+  // Waits for the process as `peer.connect_timeout` says: it must be there, since the device is
+  // what it says. UNAVAILABLE: it is not.
+  absl::StatusOr<VirtioDevice*> AddVhostUser(VhostUserOptions options);
   // Stops the device and closes all that it holds. Its transport must be gone. NOT_FOUND names the
   // devices that there are.
   absl::Status Remove(absl::string_view name);
@@ -175,6 +190,7 @@ class ControlPlane {
   void Unreserve(const std::string& name) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::StatusOr<Entry> MakeNet(NetOptions options);
   absl::StatusOr<Entry> MakeVsock(VsockOptions options);
+  absl::StatusOr<Entry> MakeVhostUser(VhostUserOptions options);
   absl::StatusOr<VirtioDevice*> Add(const std::string& name,
                                     const std::function<absl::StatusOr<Entry>()>& make)
       ABSL_LOCKS_EXCLUDED(mutex_);

@@ -21,7 +21,18 @@
 
 namespace vmm {
 
-enum class DeviceType : uint8_t { kNet, kVsock };
+enum class DeviceType : uint8_t {
+  kNet,
+  kVsock,
+  // Served by another process.
+  kUserBlock,
+  kUserNet,
+  kUserFs,
+  kUserVsock,
+  kUserScsi,
+  kUserRng,
+  kUserAny,
+};
 enum class DeviceBus : uint8_t { kPci, kMmio };
 
 // A row for each type of device.

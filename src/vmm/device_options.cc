@@ -94,7 +94,8 @@ absl::StatusOr<vhost::WorkerPlacement> ParseWorker(const DeviceOption& device) {
   return worker;
 }
 
-// Features whose switch is off.
+}  // namespace
+
 vhost::VirtioFeatures Withheld(const DeviceOption& device) {
   vhost::VirtioFeatures withheld;
   for (const DeviceProperty& property : device.driver->properties) {
@@ -102,8 +103,6 @@ vhost::VirtioFeatures Withheld(const DeviceOption& device) {
   }
   return withheld;
 }
-
-}  // namespace
 
 absl::StatusOr<vhost::NetOptions> MakeNetOptions(const DeviceOption& device, std::string name) {
   vhost::NetOptions options{.name = std::move(name)};

@@ -16,4 +16,7 @@ namespace vmm {
 absl::StatusOr<vhost::NetOptions> MakeNetOptions(const DeviceOption& device, std::string name);
 absl::StatusOr<vhost::VsockOptions> MakeVsockOptions(const DeviceOption& device, std::string name);
 
+// Features whose switch is off.
+vhost::VirtioFeatures Withheld(const DeviceOption& device);
+
 }  // namespace vmm

@@ -130,6 +130,71 @@ constexpr DeviceProperty kVsockProperties[] = {
     Feature("seqpacket", "sequential packet sockets", {F::kVsockSeqpacket}),
 };
 
+// Devices that another process serves.
+constexpr DeviceProperty UserId(const char* otherwise) {
+  return Text("id", "name in messages and for vhostctl", otherwise);
+}
+constexpr DeviceProperty kSocket =
+    Text("socket", "path of the unix socket that the back end listens on (needed)");
+constexpr DeviceProperty kServer = {
+    .name = "server",
+    .kind = Kind::kSwitch,
+    .meaning = "listen on the socket instead, and wait for the back end to connect",
+    .otherwise = "off",
+    .is_on = false};
+constexpr DeviceProperty kOnLoss =
+    Text("on-loss",
+         "what the driver sees when the back end is gone: wait until it is back, or fail, which "
+         "asks the driver for a reset",
+         "wait");
+constexpr uint64_t kMostUserQueues = 250;
+constexpr DeviceProperty kUserQueues =
+    Number("num-queues", "request queues", 1, kMostUserQueues, "1");
+
+constexpr DeviceProperty kUserBlockProperties[] = {
+    UserId("blk0, blk1, ..."), kSocket, kServer, kOnLoss, kUserQueues, kQueueSize};
+constexpr DeviceProperty kUserNetProperties[] = {
+    UserId("net0, net1, ..."),
+    kSocket,
+    kServer,
+    kOnLoss,
+    kQueueSize,
+    Text("mac", "MAC address", "a random local one"),
+    Number("mtu", "MTU that the guest and the back end are told", 68, 65535),
+};
+constexpr DeviceProperty kUserFsProperties[] = {
+    UserId("fs0, fs1, ..."),
+    kSocket,
+    kServer,
+    kOnLoss,
+    kUserQueues,
+    kQueueSize,
+    Text("tag", "name by which the guest mounts it (needed)"),
+};
+constexpr DeviceProperty kUserVsockProperties[] = {
+    UserId("vsock0, vsock1, ..."),
+    kSocket,
+    kServer,
+    kOnLoss,
+    kQueueSize,
+    Number("guest-cid", "context id of the guest", 3, 0xFFFF'FFFE, "what the back end says"),
+};
+constexpr DeviceProperty kUserScsiProperties[] = {
+    UserId("scsi0, scsi1, ..."), kSocket, kServer, kOnLoss, kUserQueues, kQueueSize};
+constexpr DeviceProperty kUserRngProperties[] = {UserId("rng0, rng1, ..."), kSocket, kServer,
+                                                 kOnLoss, kQueueSize};
+constexpr DeviceProperty kUserAnyProperties[] = {
+    UserId("user0, user1, ..."),
+    kSocket,
+    kServer,
+    kOnLoss,
+    kQueueSize,
+    Number("virtio-id", "number of the device type (virtio 1.3, 5) (needed)", 1, 63),
+    Number("num-vqs", "queues of all kinds", 1, 256, "1"),
+    Number("config-size", "bytes of the configuration space, which the back end tells", 0, 256,
+           "0"),
+};
+
 constexpr DeviceProperty kRingFeatures[] = {
     Feature("event_idx", "interrupts and notifications by event index", {F::kEventIdx}),
     Feature("indirect_desc", "indirect descriptors", {F::kIndirectDesc}),
@@ -143,6 +208,13 @@ constexpr DeviceProperty kRingFeatures[] = {
 
 std::span<const DeviceProperty> NetProperties() { return kNetProperties; }
 std::span<const DeviceProperty> VsockProperties() { return kVsockProperties; }
+std::span<const DeviceProperty> UserBlockProperties() { return kUserBlockProperties; }
+std::span<const DeviceProperty> UserNetProperties() { return kUserNetProperties; }
+std::span<const DeviceProperty> UserFsProperties() { return kUserFsProperties; }
+std::span<const DeviceProperty> UserVsockProperties() { return kUserVsockProperties; }
+std::span<const DeviceProperty> UserScsiProperties() { return kUserScsiProperties; }
+std::span<const DeviceProperty> UserRngProperties() { return kUserRngProperties; }
+std::span<const DeviceProperty> UserAnyProperties() { return kUserAnyProperties; }
 std::span<const DeviceProperty> RingFeatureProperties() { return kRingFeatures; }
 
 }  // namespace vmm

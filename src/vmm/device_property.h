@@ -24,6 +24,13 @@ struct DeviceProperty {
 // The properties of each type of device, whatever it is attached to.
 std::span<const DeviceProperty> NetProperties();
 std::span<const DeviceProperty> VsockProperties();
+std::span<const DeviceProperty> UserBlockProperties();
+std::span<const DeviceProperty> UserNetProperties();
+std::span<const DeviceProperty> UserFsProperties();
+std::span<const DeviceProperty> UserVsockProperties();
+std::span<const DeviceProperty> UserScsiProperties();
+std::span<const DeviceProperty> UserRngProperties();
+std::span<const DeviceProperty> UserAnyProperties();
 // Switches of virtio's features that each type of device has.
 std::span<const DeviceProperty> RingFeatureProperties();
 

@@ -12,6 +12,7 @@
 #include "src/vmm/device_options.h"
 #include "src/vmm/event_log.h"
 #include "src/vmm/layout.h"
+#include "src/vmm/user_device_options.h"
 #include "vhost/transport/virtio_mmio.h"
 #include "vhost/transport/virtio_pci.h"
 
@@ -158,8 +159,12 @@ absl::StatusOr<vhost::VirtioDevice*> Devices::MakeDevice(const DeviceOption& opt
       if (!vsock.ok()) return vsock.status();
       return control_plane_->AddVsock(*std::move(vsock));
     }
+    default: {
+      absl::StatusOr<vhost::VhostUserOptions> user = MakeVhostUserOptions(option, NameOf(option));
+      if (!user.ok()) return user.status();
+      return control_plane_->AddVhostUser(*std::move(user));
+    }
   }
-  return absl::InternalError("device of no type");
 }
 
 std::string Devices::NameOf(const DeviceOption& option) {

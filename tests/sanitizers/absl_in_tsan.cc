@@ -12,6 +12,7 @@
 
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
 
 // Of TSan's run time; no header declares them.
 extern "C" void AnnotateIgnoreReadsBegin(const char* file, int line);
@@ -39,9 +40,13 @@ void __real__ZN4absl7debian35Mutex12ReaderUnlockEv(absl::Mutex* mutex);
 bool __real__ZN4absl7debian35Mutex7TryLockEv(absl::Mutex* mutex);
 void __real__ZN4absl7debian35Mutex5AwaitERKNS0_9ConditionE(absl::Mutex* mutex,
                                                            const absl::Condition* condition);
+bool __real__ZN4absl7debian35Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE(
+    absl::Mutex* mutex, const absl::Condition* condition, absl::Duration timeout);
 void __real__ZN4absl7debian312Notification6NotifyEv(absl::Notification* notification);
 void __real__ZNK4absl7debian312Notification19WaitForNotificationEv(
     const absl::Notification* notification);
+bool __real__ZNK4absl7debian312Notification30WaitForNotificationWithTimeoutENS0_8DurationE(
+    const absl::Notification* notification, absl::Duration timeout);
 
 void __wrap__ZN4absl7debian35Mutex4LockEv(absl::Mutex* mutex) {
   __real__ZN4absl7debian35Mutex4LockEv(mutex);
@@ -83,6 +88,19 @@ void __wrap__ZN4absl7debian35Mutex5AwaitERKNS0_9ConditionE(absl::Mutex* mutex,
   __tsan_acquire(mutex);
 }
 
+bool __wrap__ZN4absl7debian35Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE(
+    absl::Mutex* mutex, const absl::Condition* condition, absl::Duration timeout) {
+  __tsan_release(mutex);
+  bool holds = false;
+  {
+    const IgnoreReads ignore;
+    holds = __real__ZN4absl7debian35Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE(
+        mutex, condition, timeout);
+  }
+  __tsan_acquire(mutex);
+  return holds;
+}
+
 void __wrap__ZN4absl7debian312Notification6NotifyEv(absl::Notification* notification) {
   __tsan_release(notification);
   __real__ZN4absl7debian312Notification6NotifyEv(notification);
@@ -92,6 +110,15 @@ void __wrap__ZNK4absl7debian312Notification19WaitForNotificationEv(
     const absl::Notification* notification) {
   __real__ZNK4absl7debian312Notification19WaitForNotificationEv(notification);
   __tsan_acquire(const_cast<absl::Notification*>(notification));
+}
+
+bool __wrap__ZNK4absl7debian312Notification30WaitForNotificationWithTimeoutENS0_8DurationE(
+    const absl::Notification* notification, absl::Duration timeout) {
+  const bool is_notified =
+      __real__ZNK4absl7debian312Notification30WaitForNotificationWithTimeoutENS0_8DurationE(
+          notification, timeout);
+  if (is_notified) __tsan_acquire(const_cast<absl::Notification*>(notification));
+  return is_notified;
 }
 
 }  // extern "C"

@@ -15,6 +15,7 @@ import tour
 import traffic
 import truth
 import vhost_backend
+import vhost_user
 from guest import Guest
 from vmm import GUEST_IP, HOST_IP, TAP, Devices, Skip, make_tap, remove_tap
 from vsock_suite import vsock_suite, vsock_suite_in_process
@@ -343,5 +344,9 @@ CASES["inspect"] = truth.truth
 CASES["tour"] = tour.tour
 
 CASES["vhost-backend-qemu"] = vhost_backend.serves_qemu
+CASES["vhost-user-fs"] = vhost_user.file_system
+for _transport in ("pci", "mmio"):
+    CASES[f"vhost-user-blk-{_transport}"] = (
+        lambda context, transport=_transport: vhost_user.disk(context, transport))
 
 __all__ = ["CASES", "Skip", "TAP"]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""QEMU's guest with both devices served by vhost-backend: traffic on every path, and the network's going on under load while
-its server is killed and started again."""
+"""A guest of QEMU's, or of our VMM's, with both devices served by vhost-backend: traffic on every path, and the network's going
+on under load while its server is killed and started again."""
 
 import contextlib
 import os
@@ -46,7 +46,7 @@ class Served:
         deadline = time.monotonic() + LIMIT_S
         while self.said().count("has connected") == connections:
             if time.monotonic() > deadline:
-                raise AssertionError(f"QEMU did not connect again: {self.said()}")
+                raise AssertionError(f"the front end did not connect again: {self.said()}")
             time.sleep(0.05)
 
     def __exit__(self, kind, *_):
@@ -56,7 +56,8 @@ class Served:
             raise AssertionError(f"vhost-backend: exit code {code}: {self.said()}")
 
 
-def argv(images, net_path, vsock_path):
+def qemu_argv(context, net_path, vsock_path):
+    images = context.images
     return [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
         "-machine", "q35,memory-backend=mem", "-object", "memory-backend-memfd,id=mem,size=256M,share=on",
@@ -70,9 +71,27 @@ def argv(images, net_path, vsock_path):
     ]
 
 
+def vmm_argv(context, net_path, vsock_path):
+    return [
+        context.vmm.program, "--kernel", context.images.kernel, "--initrd", context.images.initramfs,
+        "--append", command_line(Devices()), "--memory", "256M", "--cpus", str(CPUS),
+        "--control-socket", context.vmm.socket,
+        "--device", f"vhost-user-net-pci,id=net0,socket={net_path},mac=52:54:00:12:34:56",
+        "--device", f"vhost-user-vsock-mmio,id=vsock0,socket={vsock_path},guest-cid={GUEST_CID}",
+    ]
+
+
 def serves_qemu(context):
+    serves(context, qemu_argv)
+
+
+def serves_vmm(context):
+    serves(context, vmm_argv)
+
+
+def serves(context, argv):
     if context.vmm.name == Qemu.name:
-        raise Skip("runs a QEMU of its own")
+        raise Skip("runs guests of its own")
     program = os.path.join(os.path.dirname(os.path.dirname(context.vmm.program)), "vhost-backend/vhost-backend")
     folder = f"/run/libvhost-test-{os.getpid()}-user"
     os.makedirs(folder, exist_ok=True)
@@ -84,7 +103,7 @@ def serves_qemu(context):
         net = stack.enter_context(Served(program, log + "net", "net", "--socket", net_path, "--tap", TAP))
         stack.enter_context(Served(program, log + "vsock", "vsock", "--socket", vsock_path, "--uds", uds,
                                    "--guest-cid", str(GUEST_CID)))
-        guest = stack.enter_context(Guest(argv(context.images, net_path, vsock_path), log + "console"))
+        guest = stack.enter_context(Guest(argv(context, net_path, vsock_path), log + "console"))
         guest.wait_ready()
         host = stack.enter_context(traffic.HostServer(context.stream, uds))
         traffic.start_server(guest)
@@ -97,4 +116,4 @@ def serves_qemu(context):
         traffic.ping(guest)
         context.note({"kills of the network's server under traffic": KILLS})
         if guest.power_off() != 0:
-            raise AssertionError(f"QEMU's exit code is not 0\n{guest.tail()}")
+            raise AssertionError(f"the VMM's exit code is not 0\n{guest.tail()}")

@@ -250,6 +250,9 @@ void VhostDevice::TakeDown(uint32_t index) {
     if (!status.ok()) GiveUp(status);
   }
   slot.ring.reset();
+  if (!ops_->forgets_stopped_rings()) return;
+  slot.place.reset();
+  slot.place_is_checked = false;
 }
 
 StoppedVringList VhostDevice::Suspend() {

@@ -67,6 +67,10 @@ class VhostOps {
   virtual absl::Status SetVringBusyloop(uint32_t index, uint32_t timeout_us) = 0;
   virtual absl::StatusOr<uint32_t> GetVringBusyloop(uint32_t index) = 0;
 
+  // True if the device forgets where a ring lies (size, addresses) when its kick eventfd is taken
+  // away, so that it has to be told again.
+  virtual bool forgets_stopped_rings() const { return false; }
+
   // Gives the device up: closes what requests are made through, which stops it. For when it can no
   // longer be told to stop. Every request fails with EBADF afterwards.
   virtual void Close() = 0;
