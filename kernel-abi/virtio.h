@@ -131,13 +131,32 @@ inline constexpr uint32_t kPciCommonAdminQueueIndex = 0x3c;
 inline constexpr uint32_t kPciCommonAdminQueueNum = 0x3e;
 inline constexpr uint32_t kPciCommonSize = 0x40;
 
+// The legacy interface (4.1.4.10): registers in I/O space, and behind them the device's
+// configuration.
+inline constexpr uint32_t kPciLegacyDeviceFeatures = 0x00;
+inline constexpr uint32_t kPciLegacyDriverFeatures = 0x04;
+inline constexpr uint32_t kPciLegacyQueuePfn = 0x08;
+inline constexpr uint32_t kPciLegacyQueueSize = 0x0c;
+inline constexpr uint32_t kPciLegacyQueueSelect = 0x0e;
+inline constexpr uint32_t kPciLegacyQueueNotify = 0x10;
+inline constexpr uint32_t kPciLegacyDeviceStatus = 0x12;
+inline constexpr uint32_t kPciLegacyIsr = 0x13;
+inline constexpr uint32_t kPciLegacyBytes = 0x14;
+inline constexpr uint32_t kPciLegacyConfigVector = 0x14;  // these two with MSI-X enabled only
+inline constexpr uint32_t kPciLegacyQueueVector = 0x16;
+inline constexpr uint32_t kPciLegacyMsixBytes = 0x18;
+// What page numbers count, and to what the used ring is aligned.
+inline constexpr uint32_t kPciLegacyPageBytes = 0x1000;
+
 // Bits of the ISR status (4.1.4.5) and of the MMIO transport's InterruptStatus (4.2.2).
 inline constexpr uint8_t kInterruptVring = 1;
 inline constexpr uint8_t kInterruptConfig = 2;
 
-// ---- MMIO transport, version 2 (virtio 1.3, 4.2.2) ---------------------------------------------
+// ---- MMIO transport, versions 2 and 1 (virtio 1.3, 4.2.2 and 4.2.4)
+// ---------------------------------------------
 
 inline constexpr uint32_t kMmioMagic = 0x74726976;  // "virt"
+inline constexpr uint32_t kMmioVersionLegacy = 1;
 inline constexpr uint32_t kMmioVersionModern = 2;
 
 inline constexpr uint32_t kMmioMagicValue = 0x000;
@@ -148,9 +167,12 @@ inline constexpr uint32_t kMmioDeviceFeatures = 0x010;
 inline constexpr uint32_t kMmioDeviceFeaturesSel = 0x014;
 inline constexpr uint32_t kMmioDriverFeatures = 0x020;
 inline constexpr uint32_t kMmioDriverFeaturesSel = 0x024;
+inline constexpr uint32_t kMmioGuestPageSize = 0x028;  // version 1 only
 inline constexpr uint32_t kMmioQueueSel = 0x030;
 inline constexpr uint32_t kMmioQueueSizeMax = 0x034;
 inline constexpr uint32_t kMmioQueueSize = 0x038;
+inline constexpr uint32_t kMmioQueueAlign = 0x03c;  // version 1 only
+inline constexpr uint32_t kMmioQueuePfn = 0x040;    // version 1 only
 inline constexpr uint32_t kMmioQueueReady = 0x044;
 inline constexpr uint32_t kMmioQueueNotify = 0x050;
 inline constexpr uint32_t kMmioInterruptStatus = 0x060;

@@ -41,6 +41,9 @@ class FakeDevice final : public vhost::Device {
   }
   bool Kicked(int queue) { return queues_[static_cast<size_t>(queue)]->kick.Drain(); }
   void set_can_share(bool can) { can_share_ = can; }
+  // The status that was written by a legacy interface, and not the other.
+  bool is_legacy() const { return legacy_; }
+  void set_device_id(vhost::DeviceId id) { id_ = id; }
   void set_offered(vhost::VirtioFeatures offered) { offered_ = offered; }
   int resets() const { return resets_; }
   const std::vector<std::byte>& config() const { return config_; }
@@ -49,13 +52,16 @@ class FakeDevice final : public vhost::Device {
 
   // ---- vhost::Device ----
   const std::string& name() const override { return name_; }
-  vhost::DeviceId device_id() const override { return vhost::DeviceId::kNet; }
+  vhost::DeviceId device_id() const override { return id_; }
   void SetInterrupter(vhost::Interrupter* interrupter, std::string transport) override {
     absl::MutexLock lock(&mutex_);
     interrupter_ = interrupter;
     transport_ = std::move(transport);
   }
   vhost::VirtioFeatures offered() const override { return offered_; }
+  vhost::VirtioFeatures offered_to_legacy() const override {
+    return offered_ & vhost::VirtioFeatures::FromWords(0xffff'ffff);
+  }
   vhost::VirtioFeatures acked() const override {
     absl::MutexLock lock(&mutex_);
     return acked_;
@@ -74,11 +80,13 @@ class FakeDevice final : public vhost::Device {
   }
   void WriteStatus(uint8_t status) override {
     absl::MutexLock lock(&mutex_);
-    status_ = status;
-    if (status != 0) return;
-    ++resets_;
-    acked_ = {};
-    for (int queue = 0; queue < queue_count(); ++queue) Clear(queue);
+    SetStatus(status);
+    legacy_ = false;
+  }
+  void WriteLegacyStatus(uint8_t status) override {
+    absl::MutexLock lock(&mutex_);
+    SetStatus(status);
+    legacy_ = status != 0;
   }
   int queue_count() const override { return static_cast<int>(queues_.size()); }
   uint16_t queue_max_size(int queue) const override { return Has(queue) ? kMaxSize : 0; }
@@ -138,6 +146,13 @@ class FakeDevice final : public vhost::Device {
   }
 
  private:
+  void SetStatus(uint8_t status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    status_ = status;
+    if (status != 0) return;
+    ++resets_;
+    acked_ = {};
+    for (int queue = 0; queue < queue_count(); ++queue) Clear(queue);
+  }
   struct Queue {
     Queue(kernel_abi::EventFd kick_event, kernel_abi::EventFd call_event)
         : kick(std::move(kick_event)), call(std::move(call_event)) {}
@@ -165,6 +180,8 @@ class FakeDevice final : public vhost::Device {
   uint8_t status_ = 0;
   uint32_t generation_ = 0;
   int resets_ = 0;
+  vhost::DeviceId id_ = vhost::DeviceId::kNet;
+  bool legacy_ = false;
   bool can_share_ = true;
   bool shared_ = false;
   std::vector<std::unique_ptr<Queue>> queues_;

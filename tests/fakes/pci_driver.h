@@ -48,6 +48,7 @@ class PciDriver {
   struct FoundBar {
     uint64_t size;
     bool is_64bit;
+    bool is_io = false;
   };
   // Sizes every BAR with decoding off, as Linux does, and leaves what it found.
   std::map<int, FoundBar> SizeBars() {
@@ -57,6 +58,10 @@ class PciDriver {
     for (int bar = 0; bar < 6; ++bar) {
       const uint32_t low = SizeOne(bar);
       if (low == 0) continue;
+      if ((low & 1) != 0) {
+        found[bar] = {.size = ~(low & ~uint32_t{0x3}) + 1, .is_64bit = false, .is_io = true};
+        continue;
+      }
       const bool wide = (low & 0x6) == 0x4;
       uint64_t mask = low & ~uint32_t{0xf};
       if (wide) {
@@ -153,6 +158,20 @@ class PciDriver {
   uint64_t NotifyOffset(uint16_t queue) {
     Select(queue);
     return structures[2].offset + Common(0x1e, 2) * notify_multiplier;
+  }
+
+  // ---- The legacy interface: drivers/virtio/virtio_pci_legacy_dev.c ----
+  uint64_t Legacy(uint64_t offset, size_t size) { return Bar(0, offset, size); }
+  void SetLegacy(uint64_t offset, uint64_t value, size_t size) { SetBar(0, offset, value, size); }
+  // The ring is a page number; its size is the device's choice.
+  void SetUpLegacyQueue(uint16_t queue, uint32_t page) {
+    SetLegacy(14, queue, 2);
+    SetLegacy(8, page, 4);
+  }
+  uint16_t SetLegacyQueueVector(uint16_t queue, uint16_t vector) {
+    SetLegacy(14, queue, 2);
+    SetLegacy(22, vector, 2);
+    return static_cast<uint16_t>(Legacy(22, 2));
   }
 
   // ---- MSI-X: msix_capability_init(), mask and unmask ----

@@ -53,6 +53,9 @@ class Device {
   virtual void SetInterrupter(Interrupter* interrupter, std::string transport) = 0;
 
   virtual VirtioFeatures offered() const = 0;
+  // What a driver from before virtio 1 is offered, which sees 32 bits (virtio 1.3, 6.3 has those
+  // that it alone knows).
+  virtual VirtioFeatures offered_to_legacy() const = 0;
   virtual VirtioFeatures acked() const = 0;
   // 32 bits of what the driver accepts; `word` 0 to 3. Ignored once FEATURES_OK is set.
   virtual void WriteDriverFeatures(uint32_t word, uint32_t bits) = 0;
@@ -61,6 +64,11 @@ class Device {
   // 0 resets: when it returns nothing is served, everything is as after creation and the device is
   // silent. FEATURES_OK does not stick if the features cannot be served together.
   virtual void WriteStatus(uint8_t status) = 0;
+  // The same through a legacy interface (2.2.3, 3.1.1). Its driver does not know FEATURES_OK: what
+  // it acked counts from DRIVER_OK on, as far as it was offered; queues may be reset one by one,
+  // and WriteConfig takes what only such drivers may write. It is a legacy driver until the next
+  // reset if the first status after a reset came this way.
+  virtual void WriteLegacyStatus(uint8_t status) = 0;
 
   virtual int queue_count() const = 0;
   // Queue indices out of range read as 0 and ignore writes.
@@ -69,8 +77,9 @@ class Device {
   virtual void WriteQueueSetup(int queue, const VringSetup& setup) = 0;  // ignored once enabled
   virtual bool queue_enabled(int queue) const = 0;
   virtual void EnableQueue(int queue) = 0;
-  // Queue reset (VIRTIO_F_RING_RESET): stops that queue alone. When it returns the queue is
-  // served no more, not enabled, and its setup is as after a reset of the device.
+  // Queue reset (VIRTIO_F_RING_RESET, or a legacy driver's): stops that queue alone. When it
+  // returns the queue is served no more, not enabled, and its setup is as after a reset of the
+  // device.
   virtual void ResetQueue(int queue) = 0;
 
   // Device configuration space, little endian. Reads beyond the end give zeros.

@@ -69,6 +69,10 @@ class DeviceModel {
   // The whole configuration space, as it reads now; always of the same size.
   virtual std::vector<std::byte> config() const = 0;
   virtual void WriteConfig(uint32_t offset, std::span<const std::byte> from) = 0;
+  // The same from a driver from before virtio 1, to which more may be writable. It lies inside.
+  virtual void WriteLegacyConfig(uint32_t offset, std::span<const std::byte> from) {
+    WriteConfig(offset, from);
+  }
 
   // The driver set DRIVER_OK: sets up what stands behind the queues for `acked`, before any starts.
   virtual absl::Status Prepare(VirtioFeatures acked) = 0;

@@ -69,11 +69,23 @@ NetDevice::NetDevice(std::unique_ptr<NetPort> port, NetDeviceOptions options)
 }
 
 VirtioFeatures NetDevice::WantedFeatures() const {
-  VirtioFeatures features = {
-      kVersion1,    kRingReset,      kIndirectDesc,     kEventIdx,
-      kRingPacked,  kInOrder,        kNetMac,           kNetStatus,
-      kNetMrgRxbuf, kNetCtrlVq,      kNetCtrlRx,        kNetCtrlRxExtra,
-      kNetCtrlVlan, kNetCtrlMacAddr, kNetGuestAnnounce, kNetCtrlGuestOffloads};
+  VirtioFeatures features = {kVersion1,
+                             kRingReset,
+                             kIndirectDesc,
+                             kEventIdx,
+                             kAnyLayout,
+                             kRingPacked,
+                             kInOrder,
+                             kNetMac,
+                             kNetStatus,
+                             kNetMrgRxbuf,
+                             kNetCtrlVq,
+                             kNetCtrlRx,
+                             kNetCtrlRxExtra,
+                             kNetCtrlVlan,
+                             kNetCtrlMacAddr,
+                             kNetGuestAnnounce,
+                             kNetCtrlGuestOffloads};
   features.Set(kNetMtu, options_.mtu.has_value());
   features.Set(kNetMq, options_.queue_pairs > 1);
   features = features | ToGuestFeatures(port_->to_guest()) | FromGuestFeatures(port_->from_guest());
@@ -260,6 +272,16 @@ std::vector<std::byte> NetDevice::config() const {
   config.mtu = options_.mtu.value_or(0);
   const auto bytes = std::as_bytes(std::span(&config, 1)).first(kConfigBytes);
   return {bytes.begin(), bytes.end()};
+}
+
+// The MAC address, by a driver that has no command for it (virtio 1.3, 5.1.4.3).
+void NetDevice::WriteLegacyConfig(uint32_t offset, std::span<const std::byte> from) {
+  bool is_set = false;
+  for (size_t i = 0; i < from.size() && offset + i < filter_.mac.size(); ++i) {
+    filter_.mac[offset + i] = std::to_integer<uint8_t>(from[i]);
+    is_set = true;
+  }
+  if (is_set && !filter_applied_by_.empty()) ReceiveFilterChanged();
 }
 
 void NetDevice::SetLinkUp(bool up) {

@@ -55,6 +55,7 @@ class NetDevice final : public DeviceModel, private NetControlTarget {
   absl::Status CheckFeatures(VirtioFeatures acked) const override;
   std::vector<std::byte> config() const override;
   void WriteConfig(uint32_t, std::span<const std::byte>) override {}  // 5.1.4: all is read-only
+  void WriteLegacyConfig(uint32_t offset, std::span<const std::byte> from) override;
   absl::Status Prepare(VirtioFeatures acked) override;
   bool is_active(int queue) const override { return queue < 2 * active_pairs_; }
   absl::StatusOr<bool> Serve(int queue, inprocess::Virtqueue& ring) override;

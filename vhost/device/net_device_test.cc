@@ -207,6 +207,36 @@ TEST_F(NetDeviceTest, GivesAnOldDriverItsShortHeader) {
   EXPECT_EQ(port_->header_bytes, 10);
 }
 
+TEST_F(NetDeviceTest, LetsOnlyALegacyDriverWriteItsAddress) {
+  Build({});
+  const std::array<std::byte, 2> written = {std::byte{0x77}, std::byte{0x78}};
+  const auto last_bytes = [&] {
+    std::array<std::byte, 3> read{};
+    rig_.device->ReadConfig(4, read);
+    return read;
+  };
+  rig_.device->WriteStatus(device_status::kAcknowledge);
+  rig_.device->WriteConfig(4, written);
+  EXPECT_EQ(last_bytes()[1], std::byte{0x56});
+  rig_.device->WriteStatus(0);
+
+  rig_.device->WriteLegacyStatus(device_status::kAcknowledge);
+  const std::byte link = last_bytes()[2];
+  rig_.device->WriteConfig(5, written);  // and a byte of the link status, which is read-only
+  EXPECT_EQ(last_bytes()[1], std::byte{0x77});
+  EXPECT_EQ(last_bytes()[2], link);
+  EXPECT_EQ(rig_.device->Report().mac, "52:54:00:12:34:77");
+  rig_.device->WriteLegacyStatus(0);
+  EXPECT_EQ(last_bytes()[1], std::byte{0x56});
+}
+
+TEST_F(NetDeviceTest, OffersAnyLayoutToLegacyDriversAlone) {
+  Build({});
+  EXPECT_FALSE(rig_.device->offered().Has(kAnyLayout));
+  EXPECT_TRUE(rig_.device->offered_to_legacy().Has(kAnyLayout));
+  EXPECT_FALSE(rig_.device->offered_to_legacy().Has(kVersion1));
+}
+
 TEST_F(NetDeviceTest, FindsTheControlQueueBehindTheLastPair) {
   Build({.queue_pairs = 2});
   EXPECT_EQ(rig_.device->queue_count(), 5);

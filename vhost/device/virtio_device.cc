@@ -14,6 +14,15 @@ namespace vhost {
 
 namespace status_bit = device_status;
 
+namespace {
+
+// Bits that only a driver from before virtio 1 may be offered (virtio 1.3, 6.3).
+constexpr VirtioFeatures kLegacyOnly = {VirtioFeature::kNotifyOnEmpty, VirtioFeature::kAnyLayout};
+// The bits that such a driver can see.
+constexpr VirtioFeatures kLegacySees = VirtioFeatures::FromWords(0xffff'ffff);
+
+}  // namespace
+
 // ---- Life --------------------------------------------------------------------------------------
 
 VirtioDevice::VirtioDevice(Options options)
@@ -164,6 +173,26 @@ uint8_t VirtioDevice::status() const {
 
 void VirtioDevice::WriteStatus(uint8_t status) {
   Lock lock(*this);
+  SetStatus(status);
+}
+
+void VirtioDevice::WriteLegacyStatus(uint8_t status) {
+  Lock lock(*this);
+  if (status != 0 && status_ == 0) legacy_ = true;
+  if (!legacy_) {
+    SetStatus(status);
+    return;
+  }
+  status &= static_cast<uint8_t>(~status_bit::kFeaturesOk);
+  if ((status & ~status_ & status_bit::kDriverOk) != 0) {
+    // Nothing was ever refused to such drivers: what was not offered has no effect.
+    acked_ = acked_ & offered_to_legacy();
+    status |= status_bit::kFeaturesOk;
+  }
+  SetStatus(status);
+}
+
+void VirtioDevice::SetStatus(uint8_t status) {
   if (status == 0) {
     Reset();
     return;
@@ -195,12 +224,13 @@ void VirtioDevice::WriteStatus(uint8_t status) {
 }
 
 absl::Status VirtioDevice::CheckFeatures() const {
-  if (!offered_.Contains(acked_)) {
+  const VirtioFeatures offered = legacy_ ? offered_to_legacy() : this->offered();
+  if (!offered.Contains(acked_)) {
     return absl::InvalidArgumentError(
         absl::StrCat("the driver acked what was not offered: ",
-                     absl::StrJoin(FeatureNames(model_->id(), acked_ - offered_), " ")));
+                     absl::StrJoin(FeatureNames(model_->id(), acked_ - offered), " ")));
   }
-  if (!acked_.Has(VirtioFeature::kVersion1)) {
+  if (!legacy_ && !acked_.Has(VirtioFeature::kVersion1)) {
     return absl::InvalidArgumentError("the driver did not ack VIRTIO_F_VERSION_1");
   }
   return model_->CheckFeatures(acked_);
@@ -226,6 +256,7 @@ std::vector<StoppedVring> VirtioDevice::Reset() {
     journal_.Note(EventKind::kReset, "");
   }
   status_ = 0;
+  legacy_ = false;
   acked_ = {};
   problem_.clear();
   NoteConfig();  // What the driver had set in it (a MAC address) is gone.
@@ -254,6 +285,10 @@ void VirtioDevice::SetInterrupter(Interrupter* interrupter, std::string transpor
   interrupter_ = interrupter;
   transport_ = std::move(transport);
 }
+
+VirtioFeatures VirtioDevice::offered() const { return offered_ - kLegacyOnly; }
+
+VirtioFeatures VirtioDevice::offered_to_legacy() const { return offered_ & kLegacySees; }
 
 VirtioFeatures VirtioDevice::acked() const {
   absl::MutexLock lock(&mutex_);
@@ -305,8 +340,9 @@ void VirtioDevice::EnableQueue(int queue) {
 
 void VirtioDevice::ResetQueue(int queue) {
   Lock lock(*this);
+  if (!queues_->Has(queue)) return;
   // A driver that did not negotiate it must not use it (2.6.1.2), so nothing happens.
-  if (!queues_->Has(queue) || !acked_.Has(VirtioFeature::kRingReset)) return;
+  if (!legacy_ && !acked_.Has(VirtioFeature::kRingReset)) return;
   const absl::Status status = queues_->StopQueue(queue);
   if (!status.ok()) Break(status);  // Which stops it for certain.
   queues_->ClearQueue(queue);
@@ -324,7 +360,7 @@ void VirtioDevice::ReadConfig(uint32_t offset, std::span<std::byte> to) const {
 void VirtioDevice::WriteConfig(uint32_t offset, std::span<const std::byte> from) {
   absl::MutexLock lock(&mutex_);
   if (offset > config_size_ || from.size() > config_size_ - offset) return;
-  model_->WriteConfig(offset, from);
+  legacy_ ? model_->WriteLegacyConfig(offset, from) : model_->WriteConfig(offset, from);
 }
 
 uint32_t VirtioDevice::config_generation() const {
@@ -436,7 +472,7 @@ DeviceReport VirtioDevice::Report() const {
   report.transport = transport_;
   report.status = status_;
   report.problem = problem_;
-  report.offered = offered_;
+  report.offered = legacy_ ? offered_to_legacy() : offered();
   report.acked = acked_;
   report.policy = Name(backends_.policy());
   report.backend = backends_.current().Report();

@@ -14,6 +14,8 @@
 // Only in `running` is anything served. Why a device is in `needs reset`, or why FEATURES_OK did
 // not stick, stands in Report().problem until the next reset.
 //
+// A driver from before virtio 1 goes from reset to running by DRIVER_OK alone (WriteLegacyStatus).
+//
 // A VMM with a transport of its own, which has negotiated already, gets from reset to running and
 // back in one step each: Activate and Deactivate.
 //
@@ -111,11 +113,13 @@ class VirtioDevice final : public Device, public MemoryListener, private DeviceH
   const std::string& name() const override { return name_; }
   DeviceId device_id() const override { return model_->id(); }
   void SetInterrupter(Interrupter* interrupter, std::string transport) override;
-  VirtioFeatures offered() const override { return offered_; }
+  VirtioFeatures offered() const override;
+  VirtioFeatures offered_to_legacy() const override;
   VirtioFeatures acked() const override;
   void WriteDriverFeatures(uint32_t word, uint32_t bits) override;
   uint8_t status() const override;
   void WriteStatus(uint8_t status) override;
+  void WriteLegacyStatus(uint8_t status) override;
   int queue_count() const override { return queues_->count(); }
   uint16_t queue_max_size(int queue) const override;
   VringSetup queue_setup(int queue) const override;
@@ -191,6 +195,7 @@ class VirtioDevice final : public Device, public MemoryListener, private DeviceH
   absl::Status ApplyActiveQueues() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void KickQueue(int queue) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  void SetStatus(uint8_t status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckFeatures() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Start() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status StartQueues() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -232,8 +237,8 @@ class VirtioDevice final : public Device, public MemoryListener, private DeviceH
   EventLoop& loop_;
   const std::unique_ptr<DeviceModel> model_;  // its state is guarded by mutex_
   const uint32_t config_size_;
-  BackendSelector backends_;  // guarded by mutex_
-  const VirtioFeatures offered_;
+  BackendSelector backends_;          // guarded by mutex_
+  const VirtioFeatures offered_;      // to drivers of either kind
   std::unique_ptr<QueueSet> queues_;  // guarded by mutex_, but for the queues' own eventfds
   const FailoverOptions failover_;
   bool listening_ = false;
@@ -256,6 +261,7 @@ class VirtioDevice final : public Device, public MemoryListener, private DeviceH
   Interrupter* interrupter_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::string transport_ ABSL_GUARDED_BY(mutex_) = "none";
   uint8_t status_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool legacy_ ABSL_GUARDED_BY(mutex_) = false;  // the driver is from before virtio 1
   VirtioFeatures acked_ ABSL_GUARDED_BY(mutex_);
   std::string problem_ ABSL_GUARDED_BY(mutex_);
   absl::Status stuck_ ABSL_GUARDED_BY(mutex_);  // for BreakIfStuck

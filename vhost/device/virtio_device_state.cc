@@ -83,6 +83,8 @@ absl::Status VirtioDevice::RestoreState(const DeviceState& state) {
   const bool was_paused = std::exchange(paused_, true);
   acked_ = state.acked;
   status_ = state.status;
+  // Only a driver from before virtio 1 can have agreed on features without it.
+  legacy_ = (status_ & device_status::kFeaturesOk) != 0 && !acked_.Has(VirtioFeature::kVersion1);
   for (const QueueState& queue : state.queues) {
     queues_->SetSetup(queue.queue, queue.setup);
     if (queue.enabled) queues_->SetEnabled(queue.queue);

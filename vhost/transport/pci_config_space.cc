@@ -11,7 +11,7 @@ constexpr uint16_t kStatusInterrupt = 1 << 3;
 constexpr uint16_t kStatusCapabilities = 1 << 4;
 constexpr uint64_t kBar64Bit = 0x4;
 constexpr uint64_t kBarPrefetchable = 0x8;
-constexpr uint64_t kBarFlags = 0xf;
+constexpr uint64_t kBarIo = 0x1;
 constexpr uint64_t kLow = 0xffff'ffff;
 
 }  // namespace
@@ -34,14 +34,26 @@ PciConfigSpace::PciConfigSpace(const Identity& identity) {
 
 void PciConfigSpace::AddBar(int index, uint64_t size, BarType type) {
   const uint32_t offset = kFirstBar + 4 * static_cast<uint32_t>(index);
-  const uint64_t address_bits = ~(size - 1) & ~kBarFlags;
-  if (type == BarType::k32Bit) {
-    Make(offset, 4, 0, address_bits & kLow);
-  } else {
-    Make(offset, 4, kBar64Bit | kBarPrefetchable, address_bits & kLow);
-    Make(offset + 4, 4, 0, address_bits >> 32);
-  }
   bars_.push_back({.index = index, .size = size, .type = type, .placed = std::nullopt});
+  const uint64_t address_bits = AddressBits(bars_.back());
+  switch (type) {
+    case BarType::k32Bit:
+      Make(offset, 4, 0, address_bits & kLow);
+      return;
+    case BarType::k64BitPrefetchable:
+      Make(offset, 4, kBar64Bit | kBarPrefetchable, address_bits & kLow);
+      Make(offset + 4, 4, 0, address_bits >> 32);
+      return;
+    case BarType::kIo:
+      Make(offset, 4, kBarIo, address_bits & kLow);
+      writable_[kCommand] |= pci_command::kIo;
+      return;
+  }
+}
+
+uint64_t PciConfigSpace::AddressBits(const Bar& bar) {
+  const uint64_t flags = bar.type == BarType::kIo ? 0x3 : 0xf;
+  return ~(bar.size - 1) & ~flags;
 }
 
 uint8_t PciConfigSpace::AddCapability(uint8_t id, std::span<const uint8_t> body,
@@ -78,25 +90,25 @@ std::vector<PciBar> PciConfigSpace::bars() const {
   std::vector<PciBar> bars;
   for (const Bar& bar : bars_) {
     const bool wide = bar.type == BarType::k64BitPrefetchable;
-    const std::optional<uint64_t> address = Address(bar);
     bars.push_back({.index = bar.index,
                     .size = bar.size,
+                    .is_io = bar.type == BarType::kIo,
                     .is_64bit = wide,
                     .prefetchable = wide,
-                    .address = address,
-                    .decoded = address.value_or(0) != 0 && memory_enabled()});
+                    .address = Address(bar)});
+    bars.back().decoded = bars.back().address.value_or(0) != 0 && enabled(bars.back());
   }
   return bars;
 }
 
 std::optional<uint64_t> PciConfigSpace::Address(const Bar& bar) const {
   const uint32_t offset = kFirstBar + 4 * static_cast<uint32_t>(bar.index);
-  const uint64_t address_bits = ~(bar.size - 1) & ~kBarFlags;
-  const uint64_t low = Load(offset, 4) & ~kBarFlags;
+  const uint64_t address_bits = AddressBits(bar);
+  const uint64_t low = Load(offset, 4) & address_bits;
   // All ones ask for the size (PCI 3.0, 6.2.5.1); no BAR is ever put there, just below 4 GiB or
   // at the end of 64 bits.
   if (low == (address_bits & kLow) && low != 0) return std::nullopt;
-  if (bar.type == BarType::k32Bit) return low;
+  if (bar.type != BarType::k64BitPrefetchable) return low;
   const uint64_t high = Load(offset + 4, 4);
   if (high == address_bits >> 32) return std::nullopt;
   return high << 32 | low;
@@ -106,7 +118,7 @@ absl::Status PciConfigSpace::PlaceBar(int index, uint64_t address) {
   for (Bar& bar : bars_) {
     if (bar.index != index) continue;
     if (address == 0 || address % bar.size != 0 ||
-        (bar.type == BarType::k32Bit && address + bar.size - 1 > kLow)) {
+        (bar.type != BarType::k64BitPrefetchable && address + bar.size - 1 > kLow)) {
       return absl::InvalidArgumentError(
           absl::StrFormat("BAR %d of %#x bytes cannot be placed at %#x", index, bar.size, address));
     }
@@ -119,7 +131,7 @@ absl::Status PciConfigSpace::PlaceBar(int index, uint64_t address) {
 
 void PciConfigSpace::StoreAddress(const Bar& bar, uint64_t address) {
   const uint32_t offset = kFirstBar + 4 * static_cast<uint32_t>(bar.index);
-  Store(offset, 4, (Load(offset, 4) & kBarFlags) | (address & kLow));
+  Store(offset, 4, (Load(offset, 4) & ~AddressBits(bar)) | (address & kLow));
   if (bar.type == BarType::k64BitPrefetchable) Store(offset + 4, 4, address >> 32);
 }
 

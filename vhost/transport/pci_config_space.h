@@ -20,6 +20,7 @@
 namespace vhost {
 
 namespace pci_command {
+inline constexpr uint16_t kIo = 1 << 0;
 inline constexpr uint16_t kMemory = 1 << 1;
 inline constexpr uint16_t kBusMaster = 1 << 2;
 inline constexpr uint16_t kParity = 1 << 6;
@@ -43,7 +44,7 @@ class PciConfigSpace {
   explicit PciConfigSpace(const Identity& identity);
 
   // Making the function, before the guest sees it. A 64-bit BAR takes `index` and the next.
-  enum class BarType : uint8_t { k32Bit, k64BitPrefetchable };
+  enum class BarType : uint8_t { k32Bit, k64BitPrefetchable, kIo };
   void AddBar(int index, uint64_t size, BarType type);
   // Puts a capability at the end of the list. `body` is what follows the two bytes that every
   // capability begins with, `writable` the bits of it that may be written (missing bytes: none).
@@ -55,7 +56,10 @@ class PciConfigSpace {
   void Write(uint32_t offset, std::span<const std::byte> from);
 
   uint16_t command() const { return static_cast<uint16_t>(Load(kCommand, 2)); }
-  bool memory_enabled() const { return (command() & pci_command::kMemory) != 0; }
+  // Whether the command register has accesses of the BAR's kind answered.
+  bool enabled(const PciBar& bar) const {
+    return (command() & (bar.is_io ? pci_command::kIo : pci_command::kMemory)) != 0;
+  }
   std::vector<PciBar> bars() const;
   absl::Status PlaceBar(int index, uint64_t address);
   // The function asserts its interrupt, or would if the command let it.
@@ -83,6 +87,7 @@ class PciConfigSpace {
   void Make(uint32_t offset, uint32_t size, uint64_t value, uint64_t writable = 0);
   void StoreAddress(const Bar& bar, uint64_t address);
   std::optional<uint64_t> Address(const Bar& bar) const;
+  static uint64_t AddressBits(const Bar& bar);
 
   std::array<uint8_t, kBytes> bytes_{};
   std::array<uint8_t, kBytes> writable_{};

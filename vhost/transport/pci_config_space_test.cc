@@ -49,6 +49,25 @@ TEST_F(PciConfigSpaceTest, TheCommandTakesWhatThisFunctionHas) {
   EXPECT_EQ(Get(4, 2), 0x0546u);  // no I/O space, no special cycles
 }
 
+TEST_F(PciConfigSpaceTest, ABarOfPortsHasAnEnableBitOfItsOwn) {
+  space_.AddBar(5, 0x40, PciConfigSpace::BarType::kIo);
+  EXPECT_EQ(Get(0x24, 4), 1u);
+  Set(0x24, 0xffff'ffff, 4);
+  EXPECT_EQ(Get(0x24, 4), 0xffff'ffc1u);
+  EXPECT_FALSE(space_.bars().back().address.has_value());
+  Set(0x24, 0xc043, 4);
+  Set(4, pci_command::kMemory, 2);
+  const PciBar expected{.index = 5, .size = 0x40, .is_io = true, .address = 0xc040};
+  EXPECT_EQ(space_.bars().back(), expected);
+  Set(4, 0xffff, 2);
+  EXPECT_EQ(Get(4, 2), 0x0547u);
+  EXPECT_TRUE(space_.bars().back().decoded);
+  EXPECT_FALSE(space_.PlaceBar(5, 0x1'0000'0000).ok());
+  EXPECT_FALSE(space_.PlaceBar(5, 0xc020).ok());
+  EXPECT_TRUE(space_.PlaceBar(5, 0xd000).ok());
+  EXPECT_EQ(Get(0x24, 4), 0xd001u);
+}
+
 TEST_F(PciConfigSpaceTest, ABarIsSizedByItsReadOnlyBits) {
   Set(0x10, 0xffff'ffff, 4);
   EXPECT_EQ(Get(0x10, 4), 0xffff'f000u);

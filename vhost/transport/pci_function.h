@@ -3,7 +3,7 @@
 // A PCI function as a VMM's PCI host drives it. The host needs five things:
 //
 //   1. ConfigRead and ConfigWrite for accesses to the function's configuration space,
-//   2. SetBarListener, to learn at which guest addresses the function answers,
+//   2. SetBarListener, to learn at which guest addresses (or ports) the function answers,
 //   3. BarRead and BarWrite for accesses there,
 //   4. PlaceBar, if it is the VMM that gives addresses to BARs (where there is no firmware),
 //   5. Reset, when the machine is reset.
@@ -22,16 +22,18 @@
 
 namespace vhost {
 
-// A base address register, or the pair that a 64-bit one takes. All are in memory space.
+// A base address register, or the pair that a 64-bit one takes.
 struct PciBar {
-  int index = 0;      // of its (first) register
-  uint64_t size = 0;  // bytes, a power of two
+  int index = 0;       // of its (first) register
+  uint64_t size = 0;   // bytes, a power of two
+  bool is_io = false;  // in I/O space (ports), not in memory space
   bool is_64bit = false;
   bool prefetchable = false;
   // What the register holds; 0 if it was given no address. None while it holds all ones, which asks
   // for its size: some guests do that with decoding on, and nothing may move for it.
   std::optional<uint64_t> address = 0;
-  bool decoded = false;  // it has an address, and the memory enable bit of the command is set
+  // It has an address, and the enable bit of its space is set in the command.
+  bool decoded = false;
 
   friend bool operator==(const PciBar&, const PciBar&) = default;
 };

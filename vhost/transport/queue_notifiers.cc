@@ -41,11 +41,11 @@ void QueueNotifiers::Notify(uint64_t queue) {
   device_.Notify(static_cast<int>(queue));
 }
 
-void QueueNotifiers::Describe(std::vector<WiringReport>& rows) const {
+void QueueNotifiers::Describe(absl::string_view what, std::vector<WiringReport>& rows) const {
   for (size_t i = 0; i < queues_.size(); ++i) {
     const Queue& queue = queues_[i];
     WiringReport row;
-    row.what = absl::StrCat("notify ", i);
+    row.what = absl::StrCat(what, " ", i);
     row.how = queue.binding != nullptr ? queue.binding->how() : "exit";
     if (address_.has_value()) row.address = queue.address.address;
     if (queue.address.datamatch.has_value()) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "vhost/device/device.h"
 #include "vhost/report.h"
 #include "vhost/transport/wiring.h"
@@ -35,8 +36,8 @@ class QueueNotifiers {
   // The guest's notification of `queue` came as an exit. Queues that are not there are ignored.
   void Notify(uint64_t queue);
 
-  // Rows "notify N".
-  void Describe(std::vector<WiringReport>& rows) const;
+  // Rows "WHAT N".
+  void Describe(absl::string_view what, std::vector<WiringReport>& rows) const;
 
  private:
   struct Queue {

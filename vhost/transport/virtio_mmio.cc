@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernel-abi/system_error.h"
 #include "kernel-abi/virtio.h"
+#include "vhost/transport/legacy.h"
 #include "vhost/transport/register_map.h"
 #include "vhost/transport/selected_registers.h"
 
@@ -38,6 +40,11 @@ absl::StatusOr<std::unique_ptr<VirtioMmio>> VirtioMmio::Create(kernel_abi::Kerne
                                                                Device& device, Wiring& wiring,
                                                                EventLoop& loop,
                                                                const VirtioMmioOptions& options) {
+  if (options.legacy && !TransitionalPciId(device.device_id()).has_value()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        device.name(), ": ", Name(device.device_id()),
+        " devices have no legacy interface (virtio 1.3, 5): use version 2 of virtio-mmio"));
+  }
   std::unique_ptr<VirtioMmio> transport(new VirtioMmio(kernel, device, wiring, options));
   if (absl::Status wired = transport->WireInterrupt(wiring, loop); !wired.ok()) {
     return kernel_abi::AddContext(wired, device.name());
@@ -47,7 +54,8 @@ absl::StatusOr<std::unique_ptr<VirtioMmio>> VirtioMmio::Create(kernel_abi::Kerne
                                 .length = 4,
                                 .datamatch = 0},
                                /*stride=*/0);
-  device.SetInterrupter(transport.get(), absl::StrFormat("virtio-mmio %#x", options.address));
+  device.SetInterrupter(transport.get(), absl::StrFormat("virtio-mmio %#x%s", options.address,
+                                                         options.legacy ? " (legacy)" : ""));
   return transport;
 }
 
@@ -110,22 +118,27 @@ void VirtioMmio::Write(uint64_t offset, std::span<const std::byte> from) {
   }
 }
 
+uint32_t VirtioMmio::DeviceFeatures() const {
+  return FeatureWord(options_.legacy ? device_.offered_to_legacy() : device_.offered(),
+                     device_features_select_);
+}
+
 uint32_t VirtioMmio::ReadRegister(uint64_t offset) const {
   switch (offset) {
     case abi::kMmioMagicValue:
       return abi::kMmioMagic;
     case abi::kMmioVersion:
-      return abi::kMmioVersionModern;
+      return options_.legacy ? abi::kMmioVersionLegacy : abi::kMmioVersionModern;
     case abi::kMmioDeviceId:
       return static_cast<uint32_t>(device_.device_id());
     case abi::kMmioVendorId:
       return abi::kPciVendorId;
     case abi::kMmioDeviceFeatures:
-      return FeatureWord(device_.offered(), device_features_select_);
+      return DeviceFeatures();
     case abi::kMmioInterruptStatus:
       return InterruptStatus();
     case abi::kMmioStatus:
-      return device_.status();
+      return options_.legacy ? LegacyStatus(device_) : device_.status();
     case abi::kMmioShmLenLow:
     case abi::kMmioShmLenHigh:
     case abi::kMmioShmBaseLow:
@@ -141,6 +154,7 @@ uint32_t VirtioMmio::ReadRegister(uint64_t offset) const {
 uint32_t VirtioMmio::ReadQueueRegister(uint64_t offset) const {
   if (queue_select_ >= static_cast<uint32_t>(device_.queue_count())) return 0;
   const int queue = static_cast<int>(queue_select_);
+  if (options_.legacy && offset != abi::kMmioQueueSizeMax) return legacy_.Read(offset, queue);
   switch (offset) {
     case abi::kMmioQueueSizeMax:
       return device_.queue_max_size(queue);
@@ -157,7 +171,9 @@ void VirtioMmio::WriteRegister(uint64_t offset, uint32_t value) {
       device_features_select_ = value;
       return;
     case abi::kMmioDriverFeatures:
-      if (driver_features_select_ <= 3) device_.WriteDriverFeatures(driver_features_select_, value);
+      if (driver_features_select_ <= (options_.legacy ? 0 : 3)) {
+        device_.WriteDriverFeatures(driver_features_select_, value);
+      }
       return;
     case abi::kMmioDriverFeaturesSel:
       driver_features_select_ = value;
@@ -170,17 +186,28 @@ void VirtioMmio::WriteRegister(uint64_t offset, uint32_t value) {
       if ((value & abi::kInterruptConfig) != 0) config_changed_.store(false);
       return;
     case abi::kMmioStatus:
-      device_.WriteStatus(static_cast<uint8_t>(value));
-      if ((value & 0xff) == 0) ResetLocked();
+      WriteStatus(static_cast<uint8_t>(value));
+      return;
+    case abi::kMmioGuestPageSize:
+      if (options_.legacy) legacy_.WritePageSize(value);
       return;
     default:
       WriteQueueRegister(offset, value);
   }
 }
 
+void VirtioMmio::WriteStatus(uint8_t status) {
+  options_.legacy ? device_.WriteLegacyStatus(status) : device_.WriteStatus(status);
+  if (status == 0) ResetLocked();
+}
+
 void VirtioMmio::WriteQueueRegister(uint64_t offset, uint32_t value) {
   if (queue_select_ >= static_cast<uint32_t>(device_.queue_count())) return;
   const int queue = static_cast<int>(queue_select_);
+  if (options_.legacy && offset != abi::kMmioQueueSize) {
+    legacy_.Write(offset, queue, value);
+    return;
+  }
   if (const std::optional<uint32_t> half = AddressHalf(offset)) {
     WriteQueueAddress(device_, queue, *half, value);
     return;
@@ -224,8 +251,8 @@ uint32_t VirtioMmio::InterruptStatus() const {
 
 void VirtioMmio::Reset() {
   absl::MutexLock lock(&mutex_);
-  device_.WriteStatus(0);
-  ResetLocked();
+  WriteStatus(0);
+  legacy_.Reset();
 }
 
 void VirtioMmio::ResetLocked() {
@@ -244,7 +271,7 @@ DeviceReport VirtioMmio::Report() const {
 std::vector<WiringReport> VirtioMmio::DescribeWiring() const {
   absl::MutexLock lock(&mutex_);
   std::vector<WiringReport> rows;
-  notifiers_.Describe(rows);
+  notifiers_.Describe("notify", rows);
   WiringReport row;
   row.what = "interrupt";
   row.how = interrupt_->how();

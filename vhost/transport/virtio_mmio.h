@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A virtio device as a block of memory-mapped registers, version 2 (virtio 1.3, 4.2). A VMM gives
+// A virtio device as a block of memory-mapped registers, version 2 (virtio 1.3, 4.2), or version 1,
+// which is the legacy interface (4.2.4). A VMM gives
 // it 4 KiB of guest addresses and an edge-triggered interrupt of its own, tells the guest of both
 // (ACPI LNRO0005, device tree), routes accesses there to Read and Write, and calls Reset when the
 // machine is reset.
@@ -33,6 +34,7 @@
 #include "vhost/device/device.h"
 #include "vhost/event_loop.h"
 #include "vhost/transport/queue_notifiers.h"
+#include "vhost/transport/virtio_mmio_legacy.h"
 #include "vhost/transport/wiring.h"
 
 namespace vhost {
@@ -40,6 +42,9 @@ namespace vhost {
 struct VirtioMmioOptions {
   uint64_t address = 0;  // guest address of the registers
   uint32_t gsi = 0;      // edge triggered, not shared
+  // Version 1, for drivers from before virtio 1: only types that were there then
+  // (TransitionalPciId).
+  bool legacy = false;
 };
 
 // Thread safety: any thread; vCPU threads call at the same time. Writes that stop a backend block
@@ -50,6 +55,7 @@ class VirtioMmio final : private Interrupter {
 
   // Everything lent must outlive the transport. It becomes the device's interrupter. An interrupt
   // that cannot be wired is an error; a notify register that cannot is served by exits.
+  // INVALID_ARGUMENT: a type that has no legacy interface is to have one.
   static absl::StatusOr<std::unique_ptr<VirtioMmio>> Create(kernel_abi::Kernel& kernel,
                                                             Device& device, Wiring& wiring,
                                                             EventLoop& loop,
@@ -72,13 +78,19 @@ class VirtioMmio final : private Interrupter {
  private:
   VirtioMmio(kernel_abi::Kernel& kernel, Device& device, Wiring& wiring,
              const VirtioMmioOptions& options)
-      : kernel_(kernel), device_(device), options_(options), notifiers_(wiring, device) {}
+      : kernel_(kernel),
+        device_(device),
+        options_(options),
+        notifiers_(wiring, device),
+        legacy_(device) {}
 
   absl::Status WireInterrupt(Wiring& wiring, EventLoop& loop);
   void ConfigChanged() override;  // Interrupter: any thread, no lock
 
   uint32_t ReadRegister(uint64_t offset) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint32_t ReadQueueRegister(uint64_t offset) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  uint32_t DeviceFeatures() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void WriteStatus(uint8_t status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WriteRegister(uint64_t offset, uint32_t value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WriteQueueRegister(uint64_t offset, uint32_t value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ResetQueue(int queue) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -98,6 +110,7 @@ class VirtioMmio final : private Interrupter {
 
   mutable absl::Mutex mutex_;
   QueueNotifiers notifiers_;  // guarded, but for Notify()
+  VirtioMmioLegacy legacy_ ABSL_GUARDED_BY(mutex_);
   uint32_t device_features_select_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t driver_features_select_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t queue_select_ ABSL_GUARDED_BY(mutex_) = 0;

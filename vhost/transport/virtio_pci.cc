@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernel-abi/virtio.h"
+#include "vhost/transport/legacy.h"
 #include "vhost/transport/register_map.h"
 
 namespace vhost {
@@ -39,16 +40,32 @@ uint32_t ClassCode(DeviceId id) {
   return kClassOther;
 }
 
-PciConfigSpace::Identity IdentityOf(const Device& device, bool has_pin) {
+PciConfigSpace::Identity IdentityOf(const Device& device, VirtioPciForm form, bool has_pin) {
   const uint16_t id = static_cast<uint16_t>(device.device_id());
+  const uint16_t modern_id = static_cast<uint16_t>(kernel_abi::kPciDeviceIdBase + id);
+  const bool legacy = HasLegacy(form);
   return {.vendor = kernel_abi::kPciVendorId,
-          .device = static_cast<uint16_t>(kernel_abi::kPciDeviceIdBase + id),
-          .revision = 1,
+          .device = legacy ? TransitionalPciId(device.device_id()).value_or(modern_id) : modern_id,
+          // Legacy drivers take revision 0 only, and find the type in the subsystem (4.1.2.3). Of
+          // others that is from 0x40 on, so that no legacy driver takes it for one of its own.
+          .revision = static_cast<uint8_t>(legacy ? 0 : 1),
           .class_code = ClassCode(device.device_id()),
           .subsystem_vendor = kernel_abi::kPciVendorId,
-          // From 0x40 on, so that no legacy driver takes it for a device of its own (4.1.2.1).
-          .subsystem = static_cast<uint16_t>(0x40 + id),
+          .subsystem = legacy ? id : static_cast<uint16_t>(0x40 + id),
           .interrupt_pin = static_cast<uint8_t>(has_pin ? 1 : 0)};
+}
+
+// What a report says of the form, if it is not the usual one.
+const char* Suffix(VirtioPciForm form) {
+  switch (form) {
+    case VirtioPciForm::kModern:
+      break;
+    case VirtioPciForm::kTransitional:
+      return " (transitional)";
+    case VirtioPciForm::kLegacy:
+      return " (legacy)";
+  }
+  return "";
 }
 
 std::vector<int> EventFds(const Device& device, int config_event) {
@@ -65,6 +82,8 @@ constexpr uint32_t kWindowOffset = 8;
 constexpr uint32_t kWindowLength = 12;
 constexpr uint32_t kWindowData = 16;
 constexpr uint32_t kMsixControl = 2;
+
+constexpr uint32_t kLegacyNotifyBytes = 2;
 
 }  // namespace
 
@@ -97,12 +116,18 @@ absl::StatusOr<std::unique_ptr<VirtioPci>> VirtioPci::Create(kernel_abi::Kernel&
         absl::StrFormat("%s: %d MSI-X vectors; at most %d are possible", device.name(), wanted,
                         MsixTable::kMaxVectors));
   }
+  if (HasLegacy(options.form) && !TransitionalPciId(device.device_id()).has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(device.name(), ": ", Name(device.device_id()),
+                     " devices have no legacy interface (virtio 1.3, 5): use a modern function"));
+  }
   absl::StatusOr<kernel_abi::EventFd> config_event = kernel_abi::EventFd::Create(kernel);
   if (!config_event.ok()) return config_event.status();
   std::unique_ptr<VirtioPci> function(new VirtioPci(kernel, device, wiring, loop, options,
                                                     static_cast<uint16_t>(wanted),
                                                     *std::move(config_event)));
-  device.SetInterrupter(function.get(), absl::StrCat("virtio-pci ", options.location));
+  device.SetInterrupter(function.get(),
+                        absl::StrCat("virtio-pci ", options.location, Suffix(options.form)));
   return function;
 }
 
@@ -111,13 +136,15 @@ VirtioPci::VirtioPci(kernel_abi::Kernel& kernel, Device& device, Wiring& wiring,
                      kernel_abi::EventFd config_event)
     : device_(device),
       config_event_(std::move(config_event)),
-      space_(IdentityOf(device, options.intx_gsi.has_value())),
+      space_(IdentityOf(device, options.form, options.intx_gsi.has_value())),
       msix_(kernel, wiring, vectors, EventFds(device, config_event_.get())),
-      layout_(device.queue_count(), msix_.table()),
+      layout_(options.form, device.queue_count(), device.config_size(), msix_.table()),
       capabilities_(AddTo(space_, layout_, msix_.table())),
       common_(device, *this),
+      legacy_(device, *this),
       intx_(kernel, wiring, loop, options.intx_gsi, EventFds(device, config_event_.get())),
       notifiers_(wiring, device),
+      legacy_notifiers_(wiring, device),
       told_bars_(space_.bars()) {}
 
 VirtioPci::~VirtioPci() {
@@ -180,6 +207,11 @@ void VirtioPci::BarWrite(int bar, uint64_t offset, std::span<const std::byte> fr
     if (at % Layout::kNotifyStride == 0) notifiers_.Notify(at / Layout::kNotifyStride);
     return;
   }
+  if (bar == Layout::kLegacyBar && offset == kernel_abi::kPciLegacyQueueNotify &&
+      from.size() == kLegacyNotifyBytes) {
+    if (HasLegacy(layout_.form)) legacy_notifiers_.Notify(LoadLittleEndian(from));
+    return;
+  }
   Entry entry(*this);
   WriteBar(bar, offset, from);
 }
@@ -194,7 +226,11 @@ void VirtioPci::ReadBar(int bar, uint64_t offset, std::span<std::byte> to) {
     }
     return;
   }
-  if (bar != Layout::kVirtioBar || to.empty()) return;
+  if (bar == Layout::kLegacyBar && HasLegacy(layout_.form)) {
+    legacy_.Read(offset, to);
+    return;
+  }
+  if (bar != Layout::kVirtioBar || to.empty() || !HasModern(layout_.form)) return;
   if (offset >= Layout::kNotifyOffset) return;  // Notify registers read as 0.
   if (offset >= Layout::kDeviceOffset) {
     device_.ReadConfig(static_cast<uint32_t>(offset - Layout::kDeviceOffset), to);
@@ -212,7 +248,11 @@ void VirtioPci::WriteBar(int bar, uint64_t offset, std::span<const std::byte> fr
     }
     return;
   }
-  if (bar != Layout::kVirtioBar) return;
+  if (bar == Layout::kLegacyBar && HasLegacy(layout_.form)) {
+    legacy_.Write(offset, from);
+    return;
+  }
+  if (bar != Layout::kVirtioBar || !HasModern(layout_.form)) return;
   if (offset >= Layout::kNotifyOffset) {
     const uint64_t at = offset - Layout::kNotifyOffset;
     if (at % Layout::kNotifyStride == 0) notifiers_.Notify(at / Layout::kNotifyStride);
@@ -224,6 +264,7 @@ void VirtioPci::WriteBar(int bar, uint64_t offset, std::span<const std::byte> fr
 }
 
 std::optional<uint32_t> VirtioPci::WindowBytes(uint32_t offset, size_t size) const {
+  if (capabilities_.window == 0) return std::nullopt;
   const uint32_t data = capabilities_.window + kWindowData;
   if (offset >= data + 4 || uint64_t{offset} + size <= data) return std::nullopt;
   // The length must be 1, 2 or 4, and the offset a multiple of it (4.1.4.9.2); a driver that dumps
@@ -262,6 +303,12 @@ void VirtioPci::WriteStatus(uint8_t status) {
   UpdateIntx();
 }
 
+void VirtioPci::WriteLegacyStatus(uint8_t status) {
+  device_.WriteLegacyStatus(status);
+  if (status == 0) ResetTransport();
+  UpdateIntx();
+}
+
 void VirtioPci::ResetQueue(int queue) {
   device_.ResetQueue(queue);
   msix_.SetVector(queue, kNoVector);
@@ -273,6 +320,7 @@ void VirtioPci::SetVector(int source, uint16_t vector) { msix_.SetVector(source,
 
 void VirtioPci::ResetTransport() {
   common_.Reset();
+  legacy_.Reset();
   // Forgets signals that nobody has taken: the device must not interrupt for what was before the
   // reset.
   msix_.Reset();
@@ -318,21 +366,35 @@ void VirtioPci::UpdateBars() {
     PciBar& told = told_bars_[i];
     // While a guest sizes a BAR with decoding on, it stays where it was.
     const bool being_sized = !bar.address.has_value();
-    if (being_sized && space_.memory_enabled()) continue;
+    if (being_sized && space_.enabled(bar)) continue;
     const bool changed =
         bar.decoded != told.decoded || (bar.decoded && bar.address != told.address);
     told = bar;
     if (changed && bar_listener_ != nullptr) bar_listener_(bar);
-    if (bar.index != Layout::kVirtioBar || being_sized) continue;
-    // Decoding that comes and goes leaves the ioeventfds; another address takes them away at once,
-    // before somebody else's BAR can be there.
-    const uint64_t notify = *bar.address + Layout::kNotifyOffset;
-    if (notifiers_.address().has_value() && notifiers_.address() != notify) notifiers_.Unbind();
-    if (bar.decoded) {
-      notifiers_.BindAt({.space = NotifyAddress::Space::kMmio, .address = notify, .length = 0},
-                        Layout::kNotifyStride);
-    }
+    if (!being_sized) UpdateNotifiers(bar);
   }
+}
+
+void VirtioPci::UpdateNotifiers(const PciBar& bar) {
+  const bool legacy = bar.index == Layout::kLegacyBar;
+  if (!legacy && bar.index != Layout::kVirtioBar) return;
+  QueueNotifiers& notifiers = legacy ? legacy_notifiers_ : notifiers_;
+  NotifyAddress address{.space = NotifyAddress::Space::kMmio,
+                        .address = *bar.address + Layout::kNotifyOffset,
+                        .length = 0};
+  if (legacy) {
+    // One port for all queues: the number that is written tells which.
+    address = {.space = NotifyAddress::Space::kPio,
+               .address = *bar.address + kernel_abi::kPciLegacyQueueNotify,
+               .length = kLegacyNotifyBytes,
+               .datamatch = 0};
+  }
+  // Decoding that comes and goes leaves the ioeventfds; another address takes them away at once,
+  // before somebody else's BAR can be there.
+  if (notifiers.address().has_value() && notifiers.address() != address.address) {
+    notifiers.Unbind();
+  }
+  if (bar.decoded) notifiers.BindAt(address, legacy ? 0 : Layout::kNotifyStride);
 }
 
 DeviceReport VirtioPci::Report() const {
@@ -344,7 +406,8 @@ DeviceReport VirtioPci::Report() const {
 std::vector<WiringReport> VirtioPci::DescribeWiring() const {
   absl::MutexLock lock(&mutex_);
   std::vector<WiringReport> rows;
-  notifiers_.Describe(rows);
+  if (HasModern(layout_.form)) notifiers_.Describe("notify", rows);
+  if (HasLegacy(layout_.form)) legacy_notifiers_.Describe("legacy notify", rows);
   msix_.Describe(rows);
   intx_.Describe(rows);
   return rows;

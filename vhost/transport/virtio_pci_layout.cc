@@ -34,9 +34,12 @@ std::vector<uint8_t> VirtioCapability(uint8_t type, uint8_t bar, uint32_t offset
 
 }  // namespace
 
-VirtioPciLayout::VirtioPciLayout(int queues, const MsixTable& msix)
-    : notify_bytes(
+VirtioPciLayout::VirtioPciLayout(VirtioPciForm wanted, int queues, uint32_t config_bytes,
+                                 const MsixTable& msix)
+    : form(wanted),
+      notify_bytes(
           std::max(kPageBytes, std::bit_ceil(static_cast<uint32_t>(queues) * kNotifyStride))),
+      legacy_bar_bytes(std::bit_ceil(uint64_t{abi::kPciLegacyMsixBytes} + config_bytes)),
       virtio_bar_bytes(std::bit_ceil(uint64_t{kNotifyOffset} + notify_bytes)),
       pending_offset((msix.table_bytes() + kPageBytes / 2 - 1) / (kPageBytes / 2) *
                      (kPageBytes / 2)) {
@@ -48,6 +51,9 @@ VirtioPciCapabilities AddTo(PciConfigSpace& space, const VirtioPciLayout& layout
                             const MsixTable& msix) {
   using Layout = VirtioPciLayout;
   VirtioPciCapabilities capabilities;
+  if (HasLegacy(layout.form)) {
+    space.AddBar(Layout::kLegacyBar, layout.legacy_bar_bytes, PciConfigSpace::BarType::kIo);
+  }
   if (msix.size() != 0) {
     space.AddBar(Layout::kMsixBar, layout.msix_bar_bytes, PciConfigSpace::BarType::k32Bit);
     std::vector<uint8_t> body;
@@ -60,6 +66,7 @@ VirtioPciCapabilities AddTo(PciConfigSpace& space, const VirtioPciLayout& layout
         0, (MsixTable::kEnable | MsixTable::kFunctionMask) >> 8};
     capabilities.msix = space.AddCapability(kCapabilityMsix, body, kWritable);
   }
+  if (!HasModern(layout.form)) return capabilities;
   space.AddBar(Layout::kVirtioBar, layout.virtio_bar_bytes,
                PciConfigSpace::BarType::k64BitPrefetchable);
   const auto add = [&space](const std::vector<uint8_t>& body,
