@@ -113,6 +113,14 @@ class ControlPlane::ControlSubject final : public control::Subject {
                                        const CaptureRequest& request) override {
     return plane_.Capture(device, request);
   }
+  absl::StatusOr<std::string> Plug(absl::string_view description) override {
+    DevicePlugger* plugger = plane_.options_.plugger;
+    return plugger != nullptr ? plugger->Plug(description) : Subject::Plug(description);
+  }
+  absl::Status Unplug(absl::string_view device) override {
+    DevicePlugger* plugger = plane_.options_.plugger;
+    return plugger != nullptr ? plugger->Unplug(device) : Subject::Unplug(device);
+  }
 
  private:
   ControlPlane& plane_;

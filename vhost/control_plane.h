@@ -71,12 +71,25 @@ struct ControlSocketOptions {
   std::optional<gid_t> group;
 };
 
+// What a VMM that can add and remove devices while its guest runs lets clients of the control
+// socket ask for. Called on the event loop's thread, which it must not hold up, and with no lock
+// held.
+class DevicePlugger {
+ public:
+  virtual ~DevicePlugger() = default;
+  // Adds a device; `description` is in the VMM's own words. Its name, or why not.
+  virtual absl::StatusOr<std::string> Plug(absl::string_view description) = 0;
+  // Asks the guest to let go of a device, which is removed when it has.
+  virtual absl::Status Unplug(absl::string_view device) = 0;
+};
+
 struct ControlPlaneOptions {
   kernel_abi::Kernel* kernel = nullptr;  // lent; nullptr: Linux itself
   GuestMemory* memory = nullptr;         // lent; must be given
   EventLoop* loop = nullptr;             // lent; nullptr: one on a thread of the control plane's
   std::string vm_name = "vm";            // 1 to 48 letters, digits, '.', '-', '_'
   std::optional<ControlSocketOptions> control_socket;  // without: none
+  DevicePlugger* plugger = nullptr;                    // lent; nullptr: devices do not come and go
   // Told of what happens to devices, on the event loop's thread, with no lock held: it may call the
   // control plane, but for Remove and the destructor. Empty: nobody is.
   EventRelay::Observer on_event;

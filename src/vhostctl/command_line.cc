@@ -37,6 +37,7 @@ constexpr Option kOptions[] = {
     {"--tap", 0, "NAME", "the interface that it is to be on", &I::tap, nullptr},
     {"--textfile", 0, "PATH", "write this file, NAME.prom, for node_exporter's textfile collector",
      &I::textfile, nullptr},
+    {"--timeout", 0, "S", "seconds to wait at most, 10", &I::timeout, nullptr},
     {"--to", 0, "KIND", "in-process or kernel", &I::to, nullptr},
     {"--write", 'w', "FILE", "write the capture there; - is stdout, as without it", &I::file,
      nullptr},

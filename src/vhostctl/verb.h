@@ -49,6 +49,7 @@ struct Invocation {
   std::string listen;
   bool batch = false;
   bool once = false;
+  std::string timeout;
   bool json = false;
   bool help = false;
   bool version = false;
@@ -100,6 +101,8 @@ Outcome Handover(const Invocation& invocation);
 Outcome Metrics(const Invocation& invocation);
 Outcome Stats(const Invocation& invocation);
 Outcome Top(const Invocation& invocation);
+Outcome Plug(const Invocation& invocation);
+Outcome Unplug(const Invocation& invocation);
 Outcome Pause(const Invocation& invocation);
 Outcome Resume(const Invocation& invocation);
 

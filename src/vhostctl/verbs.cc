@@ -98,6 +98,15 @@ constexpr Verb kVerbs[] = {
      "the device is resumed.\n",
      Pause},
     {"resume", "[VM/]DEVICE", "", "goes on with a device that was paused", "", Resume},
+    {"plug", "[VM] DEVICE,KEY=VALUE...", "", "adds a device to a VM while its guest runs",
+     "In the words of the VMM: for the reference VMM those of its --device, on PCI, such as\n"
+     "virtio-net-pci,id=net1,tap=tap1. VM is needed where there are several.\n",
+     Plug},
+    {"unplug", "[VM/]DEVICE", "--timeout", "removes a device from a VM while its guest runs",
+     "Asks the guest to let go of the device and waits until it is gone. If the guest does not in "
+     "that\n"
+     "time (exit code 1), the request stands, and the device goes when the guest lets go of it.\n",
+     Unplug},
     {"bundle", "", "--output", "writes what a bug report wants to know into one file",
      "One JSON object: what doctor says, the reports of all devices with their last events, what "
      "the\n"

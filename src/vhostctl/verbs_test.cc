@@ -77,6 +77,19 @@ class Vm final : public control::Subject {
     return batch;
   }
   CaptureBatch batch;
+  absl::StatusOr<std::string> Plug(absl::string_view description) override {
+    calls.push_back(absl::StrCat("plug ", description));
+    if (!answer.ok()) return answer;
+    return "net7";
+  }
+  absl::Status Unplug(absl::string_view device) override {
+    calls.push_back(absl::StrCat("unplug ", device));
+    if (guest_lets_go) {
+      std::erase_if(devices_, [&](const DeviceReport& report) { return report.name == device; });
+    }
+    return answer;
+  }
+  bool guest_lets_go = true;
   std::vector<std::string> calls;
   absl::Status answer;
   const std::string& name() const { return name_; }
@@ -310,6 +323,40 @@ TEST_F(VerbsTest, PauseAndResume) {
   EXPECT_THAT(web.calls, ElementsAre("pause net0 vhostctl", "resume net0", "pause net0 vhostctl"));
   web.answer = absl::PermissionDeniedError("/dev/vhost-net: EACCES");
   EXPECT_EQ(Call({"resume", "net0"}).code, kNotPermitted);
+}
+
+TEST_F(VerbsTest, PlugAddsToTheOnlyVmOrTheOneNamed) {
+  Vm web("web", 11, {control::SampleNet()});
+  Vm db("db", 22, {});
+  Serve(web);
+  EXPECT_EQ(Call({"plug", "virtio-net-pci,tap=t"}).out, "web/net7: plugged\n");
+  Serve(db);
+  const Outcome ambiguous = Call({"plug", "virtio-net-pci"});
+  EXPECT_EQ(ambiguous.code, kUsage);
+  EXPECT_THAT(ambiguous.err, HasSubstr("of which VM? There are "));
+  EXPECT_EQ(Call({"plug", "db", "virtio-net-pci"}).out, "db/net7: plugged\n");
+  EXPECT_EQ(Call({"plug", "22", "x"}).out, "db/net7: plugged\n");
+  EXPECT_THAT(Call({"plug", "db", "x", "--json"}).out, HasSubstr("\"device\": \"net7\""));
+  EXPECT_EQ(Call({"plug", "mail", "x"}).code, kNotFound);
+  EXPECT_EQ(Call({"plug"}).code, kUsage);
+  EXPECT_THAT(web.calls, ElementsAre("plug virtio-net-pci,tap=t"));
+  web.answer = absl::InvalidArgumentError("no such device");
+  const Outcome refused = Call({"plug", "web", "e1000"});
+  EXPECT_EQ(refused.code, kFailure);
+  EXPECT_THAT(refused.err, HasSubstr("no such device"));
+}
+
+TEST_F(VerbsTest, UnplugWaitsForTheGuest) {
+  Vm web("web", 11, {control::SampleNet()});
+  Serve(web);
+  EXPECT_EQ(Call({"unplug", "net0", "--timeout", "soon"}).code, kUsage);
+  web.guest_lets_go = false;
+  const Outcome kept = Call({"unplug", "net0", "--timeout", "0"});
+  EXPECT_EQ(kept.code, kFailure);
+  EXPECT_THAT(kept.err, HasSubstr("web/net0: the guest has not let go of it after 0 s"));
+  web.guest_lets_go = true;
+  EXPECT_EQ(Call({"unplug", "web/net0"}).out, "web/net0: unplugged\n");
+  EXPECT_EQ(Call({"unplug", "net0"}).code, kNotFound);
 }
 
 TEST_F(VerbsTest, EventsAreToldAsTheyHappen) {

@@ -96,6 +96,24 @@ absl::StatusOr<std::string> Capture(Subject& subject, const Request& request) {
                       ",\"device\":", Quoted(request.device), ",", CaptureMembers(*batch), "}");
 }
 
+absl::StatusOr<std::string> Plug(Subject& subject, const Request& request) {
+  if (request.description.empty()) {
+    return absl::InvalidArgumentError("request: plug what? \"description\" is missing");
+  }
+  const absl::StatusOr<std::string> device = subject.Plug(request.description);
+  if (!device.ok()) return device.status();
+  return absl::StrCat("{\"process\":", ToJson(subject.Process()), ",\"device\":", Quoted(*device),
+                      "}");
+}
+
+absl::StatusOr<std::string> Unplug(Subject& subject, const Request& request) {
+  absl::Status status = CheckDeviceNamed(request);
+  if (status.ok()) status = subject.Unplug(request.device);
+  if (!status.ok()) return status;
+  return absl::StrCat("{\"process\":", ToJson(subject.Process()),
+                      ",\"device\":", Quoted(request.device), "}");
+}
+
 // The connection streams what is published from now on (Server::Publish).
 absl::StatusOr<std::string> Events(Subject& subject, const Request& request) {
   if (!request.device.empty()) {
@@ -119,6 +137,8 @@ constexpr Command kCommands[] = {
     {"resume", Resume},
     {"capture", Capture},
     {"events", Events, /*subscribes=*/true},
+    {"plug", Plug},
+    {"unplug", Unplug},
 };
 
 absl::StatusOr<const Command*> FindCommand(const Request& request) {
@@ -132,6 +152,14 @@ absl::StatusOr<const Command*> FindCommand(const Request& request) {
 }
 
 }  // namespace
+
+absl::StatusOr<std::string> Subject::Plug(absl::string_view) {
+  return absl::UnimplementedError("this VMM adds no devices while its guest runs");
+}
+
+absl::Status Subject::Unplug(absl::string_view) {
+  return absl::UnimplementedError("this VMM removes no devices while its guest runs");
+}
 
 Reply Answer(Subject& subject, absl::string_view line) {
   std::string id = "null";

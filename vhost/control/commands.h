@@ -35,6 +35,9 @@ class Subject {
   // FAILED_PRECONDITION: this process sees no packets of that device, whoever serves it.
   virtual absl::StatusOr<CaptureBatch> Capture(absl::string_view device,
                                                const CaptureRequest& request) = 0;
+  // See DevicePlugger. The name of the device that is there now. UNIMPLEMENTED by default.
+  virtual absl::StatusOr<std::string> Plug(absl::string_view description);
+  virtual absl::Status Unplug(absl::string_view device);
 };
 
 // The reply to one request line; never fails, since an error is a reply as well.

@@ -121,6 +121,8 @@ absl::StatusOr<Request> ParseRequest(absl::string_view line, std::string* id) {
   absl::Status status = TakeNumber(json, "after", UINT64_MAX, &request.after);
   if (status.ok()) status = TakeNumber(json, "snaplen", UINT32_MAX, &request.snaplen);
   if (!status.ok()) return status;
+  status = TakeString(json, "description", &request.description);
+  if (!status.ok()) return status;
   return request;
 }
 
@@ -134,6 +136,7 @@ std::string RequestLine(const Request& request) {
   if (!request.reason.empty()) json["reason"] = request.reason;
   if (request.after.has_value()) json["after"] = *request.after;
   if (request.snaplen != 0) json["snaplen"] = request.snaplen;
+  if (!request.description.empty()) json["description"] = request.description;
   return ToLine(json) + "\n";
 }
 

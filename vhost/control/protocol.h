@@ -35,6 +35,7 @@ struct Request {
   std::string reason;             // why something is asked for, for reports; may be empty
   std::optional<uint64_t> after;  // of `capture`: `next` of the one before
   uint32_t snaplen = 0;           // of `capture`: bytes of a packet; 0: all
+  std::string description;        // of `plug`: the device, in the VMM's words
 };
 
 // INVALID_ARGUMENT says what is wrong with the line; UNIMPLEMENTED: a version that is not ours.

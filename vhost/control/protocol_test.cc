@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "absl/strings/strip.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernel-abi/system_error.h"
@@ -85,6 +86,47 @@ TEST(Protocol, Capture) {
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(read->after, UINT64_MAX);
   EXPECT_EQ(read->snaplen, 9u);
+}
+
+TEST(Protocol, PlugAndUnplugAreForVmmsThatCan) {
+  EXPECT_THAT(Ask(R"({"version":1,"command":"plug","description":"virtio-net-pci"})"),
+              HasSubstr("UNIMPLEMENTED"));
+  EXPECT_THAT(Ask(R"({"version":1,"command":"plug"})"), HasSubstr("plug what?"));
+  EXPECT_THAT(Ask(R"({"version":1,"command":"unplug"})"), HasSubstr("of which device?"));
+  class Plugging final : public Subject {
+   public:
+    ProcessInfo Process() const override { return {"demo", 1234, "0.1.0"}; }
+    std::vector<DeviceReport> Describe() const override { return {}; }
+    absl::StatusOr<DeviceReport> Describe(absl::string_view) const override {
+      return absl::NotFoundError("no device");
+    }
+    absl::StatusOr<HandoverReport> Handover(absl::string_view, BackendKind,
+                                            absl::string_view) override {
+      return absl::NotFoundError("no device");
+    }
+    absl::Status Pause(absl::string_view, absl::string_view) override { return absl::OkStatus(); }
+    absl::Status Resume(absl::string_view) override { return absl::OkStatus(); }
+    absl::StatusOr<std::string> Plug(absl::string_view description) override {
+      described = std::string(description);
+      return "net1";
+    }
+    absl::Status Unplug(absl::string_view device) override {
+      return device == "net1" ? absl::OkStatus() : absl::NotFoundError("no device");
+    }
+    absl::StatusOr<CaptureBatch> Capture(absl::string_view, const CaptureRequest&) override {
+      return absl::NotFoundError("no device");
+    }
+    std::string described;
+  };
+  Plugging subject;
+  const Request plug = {.command = "plug", .description = "virtio-net-pci,id=net1"};
+  EXPECT_THAT(Answer(subject, absl::StripSuffix(RequestLine(plug), "\n")).line,
+              HasSubstr(R"("device":"net1"})"));
+  EXPECT_EQ(subject.described, plug.description);
+  EXPECT_THAT(Answer(subject, R"({"version":1,"command":"unplug","device":"net1"})").line,
+              HasSubstr(R"("ok":true)"));
+  EXPECT_THAT(Answer(subject, R"({"version":1,"command":"unplug","device":"net2"})").line,
+              HasSubstr("NOT_FOUND"));
 }
 
 TEST(Protocol, ARequestReadsBackAsItWasWritten) {
