@@ -8,6 +8,7 @@
 #include "absl/strings/string_view.h"
 #include "src/vmm/aml.h"
 #include "src/vmm/layout.h"
+#include "src/vmm/pci_host.h"
 #include "src/vmm/power.h"
 
 namespace vmm {
@@ -171,6 +172,39 @@ std::string Rsdp(uint64_t xsdt) {
   return rsdp.bytes();
 }
 
+std::string SlotName(uint32_t slot) { return absl::StrFormat("S%02X", slot); }
+
+// A slot of bus 0 that can be ejected.
+aml::Term HotplugSlot(uint32_t slot) {
+  return aml::Device(SlotName(slot), aml::Name("_ADR", aml::Integer(uint64_t{slot} << 16)) +
+                                         aml::Name("_SUN", aml::Integer(slot)) +
+                                         aml::Method("_EJ0", 1,
+                                                     aml::Store(aml::Integer(uint64_t{1} << slot),
+                                                                aml::Path("\\_SB.GED.PEJ"))));
+}
+
+// The "generic event device" (ACPI 6.5, 5.6.9): at its interrupt the guest runs _EVT, which tells
+// the slots of what PciHotplug's registers say.
+aml::Term HotplugEvents() {
+  constexpr uint8_t kDeviceCheck = 1;
+  constexpr uint8_t kEjectRequest = 3;
+  const aml::Term plugged = aml::Local(0);
+  const aml::Term asked = aml::Local(1);
+  aml::Term events = aml::Store(aml::Path("PUP"), plugged) + aml::Store(aml::Path("PDN"), asked);
+  for (uint32_t slot = 1; slot < PciHost::kSlots; ++slot) {
+    const uint64_t bit = uint64_t{1} << slot;
+    const std::string path = "\\_SB.PCI0." + SlotName(slot);
+    events += aml::IfAnyBit(plugged, bit, aml::Notify(path, kDeviceCheck)) +
+              aml::IfAnyBit(asked, bit, aml::Notify(path, kEjectRequest));
+  }
+  return aml::Device(
+      "GED", aml::Name("_HID", aml::String("ACPI0013")) + aml::Name("_UID", aml::Integer(0)) +
+                 aml::Name("_CRS", aml::ResourceTemplate(
+                                       {aml::Interrupt(kHotplugGsi, aml::Trigger::kEdge)})) +
+                 aml::IoRegion("HPR", kHotplugPort, kHotplugPorts) +
+                 aml::Registers32("HPR", {"PUP", "PDN", "PEJ"}) + aml::Method("_EVT", 1, events));
+}
+
 aml::Term PciHostBridge() {
   std::vector<aml::Term> routes;
   for (uint32_t slot = 0; slot < 32; ++slot) {
@@ -180,6 +214,8 @@ aml::Term PciHostBridge() {
                                      aml::Integer(0), aml::Integer(IntxGsi(slot, pin))}));
     }
   }
+  aml::Term slots;
+  for (uint32_t slot = 1; slot < PciHost::kSlots; ++slot) slots += HotplugSlot(slot);
   return aml::Device(
       "PCI0",
       aml::Name("_HID", aml::EisaId("PNP0A03")) + aml::Name("_UID", aml::Integer(0)) +
@@ -190,13 +226,13 @@ aml::Term PciHostBridge() {
                   {aml::BusNumbers(0, 0), aml::IoPorts(kPciConfigPort, 8),
                    aml::IoWindow(0, kPciConfigPort - 1), aml::IoWindow(kPciConfigPort + 8, 0xFFFF),
                    aml::MemoryWindow(kBarWindowStart, kBarWindowStart + (kBarWindowSize - 1))})) +
-          aml::Name("_PRT", aml::Package(routes)));
+          aml::Name("_PRT", aml::Package(routes)) + slots);
 }
 
 }  // namespace
 
 std::string BuildDsdt(const AcpiMachine& machine) {
-  aml::Term devices = PciHostBridge();
+  aml::Term devices = PciHostBridge() + HotplugEvents();
   devices += aml::Device(
       "COM1", aml::Name("_HID", aml::EisaId("PNP0501")) + aml::Name("_UID", aml::Integer(0)) +
                   aml::Name("_CRS", aml::ResourceTemplate({aml::IoPorts(kSerialPort, kSerialPorts),

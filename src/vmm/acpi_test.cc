@@ -115,6 +115,13 @@ TEST(Acpi, IaslReadsTheDsdtAsItWasMeant) {
   EXPECT_THAT(dsl, HasSubstr("Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive"));
   EXPECT_THAT(dsl, HasSubstr("0x00000014"));  // GSI 20
   EXPECT_THAT(dsl, HasSubstr("Name (\\_S5, Package"));
+  EXPECT_THAT(dsl, HasSubstr("Device (S1F)"));
+  EXPECT_THAT(dsl, HasSubstr("\\_SB.GED.PEJ = 0x80000000"));
+  EXPECT_THAT(dsl, HasSubstr("OperationRegion (HPR, SystemIO, 0x0620, 0x0C)"));
+  EXPECT_THAT(dsl, HasSubstr("PEJ,    32"));
+  EXPECT_THAT(dsl, HasSubstr("Local1 = PDN"));
+  EXPECT_THAT(dsl, HasSubstr("If ((Local0 & 0x80000000))"));
+  EXPECT_THAT(dsl, HasSubstr("Notify (\\_SB.PCI0.S1F, 0x03)"));
   EXPECT_THAT(dsl, Not(HasSubstr("Unknown")));
 }
 

@@ -20,10 +20,18 @@ constexpr char kQWordPrefix = 0x0E;
 constexpr char kScopeOp = 0x10;
 constexpr char kBufferOp = 0x11;
 constexpr char kPackageOp = 0x12;
+constexpr char kMethodOp = 0x14;
 constexpr char kDualNamePrefix = 0x2E;
 constexpr char kMultiNamePrefix = 0x2F;
 constexpr char kExtendedOp = 0x5B;
-constexpr char kDeviceOp = '\x82';  // after kExtendedOp
+constexpr char kLocal0Op = 0x60;
+constexpr char kStoreOp = 0x70;
+constexpr char kAndOp = 0x7B;
+constexpr char kNotifyOp = '\x86';
+constexpr char kIfOp = '\xA0';
+constexpr char kRegionOp = '\x80';  // these after kExtendedOp
+constexpr char kFieldOp = '\x81';
+constexpr char kDeviceOp = '\x82';
 
 Term LittleEndian(uint64_t value, size_t bytes) {
   Term term;
@@ -125,6 +133,42 @@ Term Scope(absl::string_view path, const Term& body) {
 
 Term Device(absl::string_view path, const Term& body) {
   return Term{kExtendedOp, kDeviceOp} + WithPackageLength(NameString(path) + body);
+}
+
+Term Method(absl::string_view path, uint8_t arguments, const Term& body) {
+  return Term(1, kMethodOp) +
+         WithPackageLength(NameString(path) + LittleEndian(arguments, 1) + body);
+}
+
+Term IoRegion(absl::string_view path, uint16_t base, uint8_t length) {
+  constexpr char kSystemIo = 1;
+  return Term{kExtendedOp, kRegionOp} + NameString(path) + Term(1, kSystemIo) + Integer(base) +
+         Integer(length);
+}
+
+Term Registers32(absl::string_view region, const std::vector<std::string>& names) {
+  constexpr char kDWordAccessNoLockPreserve = 3;
+  Term body = NameString(region) + Term(1, kDWordAccessNoLockPreserve);
+  for (const std::string& name : names) {
+    constexpr char kBits = 32;  // as a package length, which it is
+    body += NameString(name) + Term(1, kBits);
+  }
+  return Term{kExtendedOp, kFieldOp} + WithPackageLength(body);
+}
+
+Term Path(absl::string_view path) { return NameString(path); }
+
+Term Local(uint8_t index) { return Term(1, static_cast<char>(kLocal0Op + index)); }
+
+Term Store(const Term& value, const Term& to) { return Term(1, kStoreOp) + value + to; }
+
+Term IfAnyBit(const Term& value, uint64_t mask, const Term& body) {
+  const Term masked = Term(1, kAndOp) + value + Integer(mask) + Term(1, kZeroOp);  // to nowhere
+  return Term(1, kIfOp) + WithPackageLength(masked + body);
+}
+
+Term Notify(absl::string_view path, uint8_t value) {
+  return Term(1, kNotifyOp) + NameString(path) + Integer(value);
 }
 
 Term ResourceTemplate(const std::vector<Term>& descriptors) {

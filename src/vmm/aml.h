@@ -31,6 +31,18 @@ Term Name(absl::string_view path, const Term& data);
 Term Scope(absl::string_view path, const Term& body);
 Term Device(absl::string_view path, const Term& body);
 
+// Code. A method takes `arguments` of them and needs no more than these statements.
+Term Method(absl::string_view path, uint8_t arguments, const Term& body);
+// I/O ports as a region, and the region's content from its beginning as registers of 32 bits.
+Term IoRegion(absl::string_view path, uint16_t base, uint8_t length);
+Term Registers32(absl::string_view region, const std::vector<std::string>& names);
+Term Path(absl::string_view path);  // what has that name
+Term Local(uint8_t index);
+Term Store(const Term& value, const Term& to);
+// If any bit of `mask` is set in `value`.
+Term IfAnyBit(const Term& value, uint64_t mask, const Term& body);
+Term Notify(absl::string_view path, uint8_t value);
+
 // A buffer of resource descriptors (ACPI 6.5, 6.4), each made by one of the functions below.
 Term ResourceTemplate(const std::vector<Term>& descriptors);
 // An I/O port range that the device itself decodes.

@@ -42,6 +42,38 @@ TEST(Aml, PackageLengthsCountThemselves) {
   EXPECT_EQ(Hex(Scope("ABCD", std::string(4095 - 5, 'x')).substr(0, 4)), "10810001");
 }
 
+TEST(Aml, MethodsAndRegistersAreThoseOfTheSpecification) {
+  EXPECT_EQ(Hex(Method("_EJ0", 1, Store(Integer(2), Path("PEJ")))),
+            "140e"
+            "5f454a30"
+            "01"
+            "70"
+            "0a02"
+            "50454a5f");
+  EXPECT_EQ(Hex(IoRegion("HPR", 0x620, 12)),
+            "5b80"
+            "4850525f"
+            "01"
+            "0b2006"
+            "0a0c");
+  EXPECT_EQ(Hex(Registers32("HPR", {"PUP"})),
+            "5b81"
+            "0b"
+            "4850525f"
+            "03"
+            "5055505f"
+            "20");
+  EXPECT_EQ(Hex(IfAnyBit(Local(1), 4, Notify("S02", 3))),
+            "a00c"
+            "7b"
+            "61"
+            "0a04"
+            "00"
+            "86"
+            "5330325f"
+            "0a03");
+}
+
 TEST(Aml, ResourceTemplatesEndWithAnEndTag) {
   // Buffer, length 5, size 2, end tag.
   EXPECT_EQ(Hex(ResourceTemplate({})), "11050a027900");

@@ -42,7 +42,10 @@ BusDevice* Bus::Find(uint64_t address, uint64_t size, uint64_t* offset) {
   return range.device;
 }
 
+void Bus::WaitForCalls() { absl::WriterMutexLock lock(&calls_); }
+
 bool Bus::Read(uint64_t address, std::span<std::byte> data) {
+  absl::ReaderMutexLock call(&calls_);
   uint64_t offset = 0;
   BusDevice* device = Find(address, data.size(), &offset);
   if (device == nullptr) {
@@ -54,6 +57,7 @@ bool Bus::Read(uint64_t address, std::span<std::byte> data) {
 }
 
 bool Bus::Write(uint64_t address, std::span<const std::byte> data) {
+  absl::ReaderMutexLock call(&calls_);
   uint64_t offset = 0;
   BusDevice* device = Find(address, data.size(), &offset);
   if (device == nullptr) return false;

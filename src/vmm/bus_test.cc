@@ -5,7 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <atomic>
+#include <thread>
 
+#include "absl/synchronization/notification.h"
 #include "vhost/transport/register_map.h"
 
 namespace vmm {
@@ -92,6 +95,36 @@ TEST(Bus, WhatWasRemovedAnswersNoMore) {
   bus.Remove(0x1000);
   EXPECT_EQ(Read(bus, 0x1000), 0xFFU);
   EXPECT_TRUE(bus.Insert("again", 0x1080, 0x100, echo).ok());
+}
+
+TEST(Bus, CallsThatWereUnderWayAreWaitedFor) {
+  class Slow final : public BusDevice {
+   public:
+    void Read(uint64_t, std::span<std::byte>) override {
+      begun.Notify();
+      may_end.WaitForNotification();
+      is_over = true;
+    }
+    void Write(uint64_t, std::span<const std::byte>) override {}
+    absl::Notification begun, may_end;
+    std::atomic<bool> is_over = false;
+  };
+  Slow device;
+  Bus bus;
+  ASSERT_TRUE(bus.Insert("slow", 0, 8, device).ok());
+  std::thread guest([&] {
+    std::array<std::byte, 4> data{};
+    bus.Read(0, data);
+  });
+  device.begun.WaitForNotification();
+  bus.Remove(0);
+  std::thread owner([&] {
+    bus.WaitForCalls();
+    EXPECT_TRUE(device.is_over);
+  });
+  device.may_end.Notify();
+  guest.join();
+  owner.join();
 }
 
 }  // namespace

@@ -89,11 +89,22 @@ struct Attachment {
   const char* suffix;
   const char* alias_suffix;  // nullptr: there is no alias
   DeviceBus bus;
+  std::optional<DeviceForm> form = std::nullopt;
+  const char* meaning = "";  // what it adds to the type's
 };
 
 constexpr Attachment kAttachments[] = {
     {.suffix = "-pci", .alias_suffix = nullptr, .bus = DeviceBus::kPci},
-    {.suffix = "-pci-non-transitional", .alias_suffix = nullptr, .bus = DeviceBus::kPci},
+    {.suffix = "-pci-transitional",
+     .alias_suffix = nullptr,
+     .bus = DeviceBus::kPci,
+     .form = DeviceForm::kTransitional,
+     .meaning = "; for drivers of virtio 1 and from before it"},
+    {.suffix = "-pci-non-transitional",
+     .alias_suffix = nullptr,
+     .bus = DeviceBus::kPci,
+     .form = DeviceForm::kModern,
+     .meaning = "; for drivers of virtio 1 alone"},
     {.suffix = "-mmio", .alias_suffix = "-device", .bus = DeviceBus::kMmio},
 };
 
@@ -112,16 +123,37 @@ constexpr DeviceProperty kPciProperties[] = {
      .max = 2048},
 };
 
+// Of types that may have either interface.
+constexpr DeviceProperty kPciFormProperties[] = {
+    {.name = "disable-legacy",
+     .kind = Kind::kSwitch,
+     .meaning = "no interface for drivers from before virtio 1",
+     .otherwise = "on, unless disable-modern is"},
+    {.name = "disable-modern",
+     .kind = Kind::kSwitch,
+     .meaning = "no interface for drivers of virtio 1",
+     .otherwise = "off",
+     .is_on = false},
+};
+constexpr DeviceProperty kMmioFormProperties[] = {
+    {.name = "legacy",
+     .kind = Kind::kSwitch,
+     .meaning = "version 1 of virtio-mmio, for drivers from before virtio 1; also \"force-legacy\"",
+     .otherwise = "off",
+     .is_on = false},
+};
+
 // Further names of properties.
-constexpr std::pair<const char*, const char*> kPropertyAliases[] = {{"ifname", "tap"},
-                                                                    {"fd", "fds"}};
+constexpr std::pair<const char*, const char*> kPropertyAliases[] = {
+    {"force-legacy", "legacy"}, {"ifname", "tap"}, {"fd", "fds"}};
 
 DeviceDriver MakeDriver(const DeviceTypeInfo& type, const Attachment& attachment) {
   DeviceDriver driver{.name = absl::StrCat(type.stem, attachment.suffix),
                       .alias = {},
                       .info = &type,
                       .bus = attachment.bus,
-                      .meaning = type.meaning,
+                      .form = attachment.form,
+                      .meaning = absl::StrCat(type.meaning, attachment.meaning),
                       .properties = {}};
   if (attachment.alias_suffix != nullptr) {
     driver.alias = absl::StrCat(type.stem, attachment.alias_suffix);
@@ -130,7 +162,11 @@ DeviceDriver MakeDriver(const DeviceTypeInfo& type, const Attachment& attachment
     driver.properties.insert(driver.properties.end(), some.begin(), some.end());
   };
   add(type.properties);
-  if (attachment.bus == DeviceBus::kPci) add(kPciProperties);
+  const bool is_pci = attachment.bus == DeviceBus::kPci;
+  if (is_pci) add(kPciProperties);
+  if (type.has_legacy && !attachment.form.has_value()) {
+    is_pci ? add(kPciFormProperties) : add(kMmioFormProperties);
+  }
   add(RingFeatureProperties());
   return driver;
 }
@@ -139,7 +175,8 @@ std::vector<DeviceDriver> MakeCatalog() {
   std::vector<DeviceDriver> drivers;
   for (const DeviceTypeInfo& type : Types()) {
     for (const Attachment& attachment : kAttachments) {
-      drivers.push_back(MakeDriver(type, attachment));
+      const bool needs_legacy = attachment.form == DeviceForm::kTransitional;
+      if (type.has_legacy || !needs_legacy) drivers.push_back(MakeDriver(type, attachment));
     }
   }
   return drivers;
@@ -230,7 +267,29 @@ uint64_t DeviceOption::Number(absl::string_view property, uint64_t otherwise) co
   return absl::SimpleAtoi(Text(property), &number) ? number : otherwise;
 }
 
+absl::StatusOr<DeviceForm> DeviceOption::Form() const {
+  if (driver->form.has_value()) return *driver->form;
+  if (driver->bus == DeviceBus::kMmio) {
+    return Switch("legacy", false) ? DeviceForm::kLegacy : DeviceForm::kModern;
+  }
+  const bool modern = !Switch("disable-modern", false);
+  const bool legacy = !Switch("disable-legacy", modern);
+  if (modern && legacy) return DeviceForm::kTransitional;
+  if (modern) return DeviceForm::kModern;
+  if (legacy) return DeviceForm::kLegacy;
+  return absl::InvalidArgumentError(
+      "disable-legacy=on,disable-modern=on: no interface is left for any driver");
+}
+
 absl::StatusOr<const DeviceDriver*> FindDriver(absl::string_view name) {
+  for (const DeviceTypeInfo& type : Types()) {
+    if (type.has_legacy || name != absl::StrCat(type.stem, "-pci-transitional")) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("--device ", name, ": ", type.id_stem,
+                     " devices have no legacy interface (virtio 1.3, 5), and so no transitional "
+                     "form; use ",
+                     type.stem, "-pci"));
+  }
   std::vector<std::string> names;
   for (const DeviceDriver& driver : DeviceCatalog()) {
     if (name == driver.name || (!name.empty() && name == driver.alias)) return &driver;

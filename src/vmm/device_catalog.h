@@ -10,6 +10,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "src/vmm/device_property.h"
+#include "vhost/transport/virtio_pci_layout.h"
 
 namespace vmm {
 
@@ -47,11 +49,16 @@ struct DeviceTypeInfo {
   std::span<const DeviceProperty> properties;
 };
 
+// Which drivers a device is for: those of virtio 1, those from before it, or both. Only types that
+// were there before (DeviceTypeInfo::has_legacy) have the choice.
+using DeviceForm = vhost::VirtioPciForm;
+
 struct DeviceDriver {
   std::string name;   // "virtio-net-pci"
   std::string alias;  // QEMU's other name, or empty
   const DeviceTypeInfo* info;
   DeviceBus bus;
+  std::optional<DeviceForm> form;  // as the name says; none: properties decide
   std::string meaning;
   std::vector<DeviceProperty> properties;
 
@@ -69,6 +76,9 @@ struct DeviceOption {
   std::string Text(absl::string_view property, absl::string_view otherwise = {}) const;
   bool Switch(absl::string_view property, bool otherwise) const;
   uint64_t Number(absl::string_view property, uint64_t otherwise) const;
+  // By its name, or "disable-legacy" and "disable-modern", or "legacy" of virtio-mmio.
+  // INVALID_ARGUMENT: neither interface is left.
+  absl::StatusOr<DeviceForm> Form() const;
 
   std::map<std::string, std::string> values;  // by property
 };

@@ -26,8 +26,9 @@ TEST(DeviceCatalog, TypesHaveTheNamesOfTheirAttachments) {
     EXPECT_TRUE(names.insert(driver.alias).second) << driver.alias;
   }
   for (const char* name :
-       {"virtio-net-pci", "virtio-net-pci-non-transitional", "virtio-net-mmio", "virtio-net-device",
-        "vhost-vsock-pci", "vhost-vsock-pci-non-transitional", "vhost-vsock-device"}) {
+       {"virtio-net-pci", "virtio-net-pci-transitional", "virtio-net-pci-non-transitional",
+        "virtio-net-mmio", "virtio-net-device", "vhost-vsock-pci",
+        "vhost-vsock-pci-non-transitional", "vhost-vsock-device"}) {
     EXPECT_EQ(names.count(name), 1U) << name;
   }
 }
@@ -52,6 +53,38 @@ TEST(DeviceCatalog, WhatDoesNotExistIsAnsweredWithTheNearest) {
   EXPECT_EQ(ErrorOf("virtio-net-device,vectors=2"),
             "--device virtio-net-device: no property \"vectors\"; "
             "\"--device virtio-net-mmio,help\" lists them");
+}
+
+TEST(DeviceCatalog, NamesAndPropertiesSayForWhichDriversADeviceIs) {
+  const struct {
+    const char* device;
+    DeviceForm form;
+  } cases[] = {
+      {"virtio-net-pci", DeviceForm::kModern},
+      {"virtio-net-pci,disable-legacy=on", DeviceForm::kModern},
+      {"virtio-net-pci,disable-legacy=off", DeviceForm::kTransitional},
+      {"virtio-net-pci,disable-modern=on", DeviceForm::kLegacy},
+      {"virtio-net-pci,disable-legacy=off,disable-modern=on", DeviceForm::kLegacy},
+      {"virtio-net-pci-transitional", DeviceForm::kTransitional},
+      {"virtio-net-pci-non-transitional", DeviceForm::kModern},
+      {"virtio-net-mmio", DeviceForm::kModern},
+      {"virtio-net-device,legacy=on", DeviceForm::kLegacy},
+      {"virtio-net-device,force-legacy=on", DeviceForm::kLegacy},
+      {"vhost-vsock-pci", DeviceForm::kModern},
+      {"vhost-vsock-device", DeviceForm::kModern},
+  };
+  for (const auto& [text, form] : cases) {
+    const absl::StatusOr<DeviceOption> option = ParseDevice(text);
+    ASSERT_TRUE(option.ok()) << option.status();
+    EXPECT_EQ(*option->Form(), form) << text;
+  }
+  const auto neither = ParseDevice("virtio-net-pci,disable-legacy=on,disable-modern=on");
+  EXPECT_FALSE(neither->Form().ok());
+  EXPECT_THAT(ErrorOf("virtio-net-pci-transitional,disable-legacy=on"), HasSubstr("no property"));
+  EXPECT_THAT(ErrorOf("vhost-vsock-pci,disable-legacy=off"), HasSubstr("no property"));
+  EXPECT_EQ(ErrorOf("vhost-vsock-pci-transitional"),
+            "--device vhost-vsock-pci-transitional: vsock devices have no legacy interface (virtio "
+            "1.3, 5), and so no transitional form; use vhost-vsock-pci");
 }
 
 TEST(DeviceCatalog, HelpListsAllDevicesAndAllOfTheirProperties) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 #include "src/vmm/devices.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <optional>
 #include <span>
@@ -33,6 +34,9 @@ class Devices::PciDevice {
     (void)control_plane_.SetReportSource(name_, nullptr);
     host_.Remove(slot_);
   }
+
+  const std::string& name() const { return name_; }
+  uint32_t slot() const { return slot_; }
 
   absl::Status Plug() {
     if (absl::Status status = host_.Add(slot_, name_, *function_); !status.ok()) return status;
@@ -92,13 +96,32 @@ vhost::EventRelay::Observer PrintEvents(bool all) {
 
 }  // namespace
 
-Devices::Devices(kernel_abi::Kernel& kernel, Bus& memory, PciHost& pci)
-    : kernel_(kernel), memory_(memory), pci_(pci) {}
+Devices::Devices(kernel_abi::Kernel& kernel, Vm& vm, Bus& memory, Bus& ports, PciHost& pci,
+                 kernel_abi::EventFd ejected_event)
+    : kernel_(kernel),
+      memory_(memory),
+      ports_(ports),
+      pci_(pci),
+      hotplug_({.interrupt =
+                    [&vm] {
+                      vm.SetInterrupt(kHotplugGsi, true);
+                      vm.SetInterrupt(kHotplugGsi, false);
+                    },
+                .eject = [this](uint32_t slot) { Eject(slot); }}),
+      ejected_event_(std::move(ejected_event)) {}
 
 absl::StatusOr<std::unique_ptr<Devices>> Devices::Create(kernel_abi::Kernel& kernel, Vm& vm,
-                                                         Bus& memory, PciHost& pci,
+                                                         Bus& memory, Bus& ports, PciHost& pci,
                                                          const Options& options) {
-  std::unique_ptr<Devices> devices(new Devices(kernel, memory, pci));
+  absl::StatusOr<kernel_abi::EventFd> ejected_event = kernel_abi::EventFd::Create(kernel);
+  if (!ejected_event.ok()) return ejected_event.status();
+  std::unique_ptr<Devices> devices(
+      new Devices(kernel, vm, memory, ports, pci, *std::move(ejected_event)));
+  absl::Status inserted =
+      ports.Insert("PCI hot-plug", kHotplugPort, kHotplugPorts, devices->hotplug_);
+  if (!inserted.ok()) return inserted;
+  // Nobody plugs before there is a machine.
+  absl::MutexLock lock(&devices->mutex_);
 
   std::optional<vhost::ControlSocketOptions> socket;
   if (options.control_socket != "none") {
@@ -109,6 +132,7 @@ absl::StatusOr<std::unique_ptr<Devices>> Devices::Create(kernel_abi::Kernel& ker
                                    .memory = &vm.ram().guest_memory(),
                                    .vm_name = options.name,
                                    .control_socket = std::move(socket),
+                                   .plugger = devices.get(),
                                    .on_event = PrintEvents(options.verbose),
                                    .watchdog = options.watchdog});
   if (!control_plane.ok()) return control_plane.status();
@@ -129,14 +153,22 @@ absl::StatusOr<std::unique_ptr<Devices>> Devices::Create(kernel_abi::Kernel& ker
 }
 
 Devices::~Devices() {
+  ports_.Remove(kHotplugPort);
   // Transports before the devices that they show, and those before the memory.
   if (wiring_ != nullptr) wiring_->ReleaseWithVm();
-  pci_devices_.clear();
+  std::vector<std::unique_ptr<PciDevice>> pci_devices;
+  {
+    absl::MutexLock lock(&mutex_);
+    ends_ = true;
+    pci_devices.swap(pci_devices_);
+  }
+  pci_devices.clear();
   mmio_devices_.clear();
   control_plane_.reset();
 }
 
-void Devices::ResetMmio() {
+void Devices::Reset() {
+  hotplug_.Reset();
   for (const std::unique_ptr<MmioDevice>& device : mmio_devices_) device->Reset();
 }
 
@@ -144,8 +176,81 @@ absl::Status Devices::Add(const DeviceOption& option) {
   absl::StatusOr<vhost::VirtioDevice*> device = MakeDevice(option);
   if (!device.ok()) return device.status();
   return option.driver->bus == DeviceBus::kPci ? AttachToPci(**device, option)
-                                               : AttachToMmio(**device);
+                                               : AttachToMmio(**device, option);
 }
+
+// ---- Hot-plug ----------------------------------------------------------------------------------
+
+absl::StatusOr<std::string> Devices::Plug(absl::string_view description) {
+  absl::StatusOr<DeviceOption> option = ParseDevice(description);
+  if (!option.ok()) return option.status();
+  if (option->driver->bus != DeviceBus::kPci) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(option->driver->name, ": only devices on PCI come while the guest runs; use ",
+                     option->driver->info->stem, "-pci"));
+  }
+  for (const char* property : {"fds", "vhostfds", "vhostfd"}) {
+    if (!option->Has(property)) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        property,
+        ": numbers of this process's fds mean nothing to whoever asks; name the interface"
+        " or the node"));
+  }
+  absl::MutexLock lock(&mutex_);
+  if (ends_) return absl::FailedPreconditionError("the machine ends");
+  if (absl::Status status = Add(*option); !status.ok()) {
+    // What was made for it cannot be removed here, on the event loop's thread.
+    if (!left_over_.empty()) ejected_event_.Signal();
+    return status;
+  }
+  hotplug_.Announce(pci_devices_.back()->slot());
+  return pci_devices_.back()->name();
+}
+
+absl::Status Devices::Unplug(absl::string_view device) {
+  absl::MutexLock lock(&mutex_);
+  if (ends_) return absl::FailedPreconditionError("the machine ends");
+  for (const std::unique_ptr<PciDevice>& candidate : pci_devices_) {
+    if (candidate->name() != device) continue;
+    hotplug_.Ask(candidate->slot());
+    return absl::OkStatus();
+  }
+  absl::StatusOr<vhost::DeviceReport> other = control_plane_->Describe(device);
+  if (!other.ok()) return other.status();
+  return absl::FailedPreconditionError(
+      absl::StrCat(device, ": is not on PCI, and stays while the guest runs"));
+}
+
+void Devices::Eject(uint32_t slot) {
+  if (slot >= PciHost::kSlots || !pci_.Hide(slot)) return;
+  ejected_slots_.fetch_or(uint32_t{1} << slot);
+  ejected_event_.Signal();
+}
+
+void Devices::RemoveEjected() {
+  ejected_event_.Drain();
+  const uint32_t slots = ejected_slots_.exchange(0);
+  std::vector<std::unique_ptr<PciDevice>> ejected;
+  std::vector<std::string> names;
+  {
+    absl::MutexLock lock(&mutex_);
+    names.swap(left_over_);
+    const auto gone = std::ranges::stable_partition(
+        pci_devices_, [slots](const auto& device) { return (slots >> device->slot() & 1) == 0; });
+    for (std::unique_ptr<PciDevice>& device : gone) {
+      names.push_back(device->name());
+      ejected.push_back(std::move(device));
+    }
+    pci_devices_.erase(gone.begin(), gone.end());
+  }
+  // The guest finds them no more; calls that were under way when it let go have to end.
+  memory_.WaitForCalls();
+  ports_.WaitForCalls();
+  ejected.clear();
+  for (const std::string& name : names) (void)control_plane_->Remove(name);
+}
+
+// ---- Making devices ----------------------------------------------------------------------------
 
 absl::StatusOr<vhost::VirtioDevice*> Devices::MakeDevice(const DeviceOption& option) {
   switch (option.driver->type()) {
@@ -173,22 +278,31 @@ std::string Devices::NameOf(const DeviceOption& option) {
 }
 
 absl::Status Devices::AttachToPci(vhost::VirtioDevice& device, const DeviceOption& option) {
+  left_over_.push_back(device.name());  // until it is attached
   std::optional<uint32_t> wanted_slot;
   if (option.Has("addr")) wanted_slot = static_cast<uint32_t>(option.Number("addr", 0));
   absl::StatusOr<uint32_t> slot = pci_.FreeSlot(wanted_slot);
   if (!slot.ok()) return slot.status();
-  vhost::VirtioPciOptions options{.location = absl::StrFormat("00:%02x.0", *slot),
+  absl::StatusOr<DeviceForm> form = option.Form();
+  if (!form.ok()) return form.status();
+  vhost::VirtioPciOptions options{.form = *form,
+                                  .location = absl::StrFormat("00:%02x.0", *slot),
                                   .intx_gsi = IntxGsi(*slot, /*pin=*/1)};
   if (option.Has("vectors")) options.vectors = static_cast<uint16_t>(option.Number("vectors", 0));
   absl::StatusOr<std::unique_ptr<vhost::VirtioPci>> function =
       vhost::VirtioPci::Create(kernel_, device, *wiring_, control_plane_->loop(), options);
   if (!function.ok()) return function.status();
-  pci_devices_.push_back(std::make_unique<PciDevice>(*control_plane_, pci_, device.name(), *slot,
-                                                     *std::move(function)));
-  return pci_devices_.back()->Plug();
+  auto attached = std::make_unique<PciDevice>(*control_plane_, pci_, device.name(), *slot,
+                                              *std::move(function));
+  if (absl::Status status = attached->Plug(); !status.ok()) return status;
+  pci_devices_.push_back(std::move(attached));
+  left_over_.pop_back();
+  return absl::OkStatus();
 }
 
-absl::Status Devices::AttachToMmio(vhost::VirtioDevice& device) {
+absl::Status Devices::AttachToMmio(vhost::VirtioDevice& device, const DeviceOption& option) {
+  absl::StatusOr<DeviceForm> form = option.Form();
+  if (!form.ok()) return form.status();
   const size_t number = mmio_devices_.size();
   if (number >= kVirtioMmioGsis.size()) {
     return absl::ResourceExhaustedError(absl::StrFormat(
@@ -198,9 +312,9 @@ absl::Status Devices::AttachToMmio(vhost::VirtioDevice& device) {
   const AcpiMachine::VirtioMmio place{.address = kVirtioMmioStart + number * kVirtioMmioStride,
                                       .size = static_cast<uint32_t>(vhost::VirtioMmio::kBytes),
                                       .gsi = kVirtioMmioGsis[number]};
-  absl::StatusOr<std::unique_ptr<vhost::VirtioMmio>> registers =
-      vhost::VirtioMmio::Create(kernel_, device, *wiring_, control_plane_->loop(),
-                                {.address = place.address, .gsi = place.gsi});
+  absl::StatusOr<std::unique_ptr<vhost::VirtioMmio>> registers = vhost::VirtioMmio::Create(
+      kernel_, device, *wiring_, control_plane_->loop(),
+      {.address = place.address, .gsi = place.gsi, .legacy = *form == DeviceForm::kLegacy});
   if (!registers.ok()) return registers.status();
   mmio_devices_.push_back(std::make_unique<MmioDevice>(*control_plane_, memory_, device.name(),
                                                        place.address, *std::move(registers)));

@@ -51,15 +51,20 @@ inline constexpr uint16_t kPm1EventPort = 0x600;  // status (2), enable (2)
 inline constexpr uint16_t kPm1ControlPort = 0x604;
 inline constexpr uint16_t kPmTimerPort = 0x608;
 inline constexpr uint16_t kPmPorts = 12;
+inline constexpr uint16_t kHotplugPort = 0x620;  // PciHotplug's three registers
+inline constexpr uint16_t kHotplugPorts = 12;
 inline constexpr uint16_t kPciConfigPort = 0xCF8;  // address (4), data (4)
 inline constexpr uint16_t kResetPort = 0xCF9;      // inside it, as on a PC
 inline constexpr uint8_t kResetValue = 0x06;
+inline constexpr uint16_t kBarPortsStart = 0xC000;  // BARs in I/O space
+inline constexpr uint16_t kBarPorts = 0x4000;
 
 // Global system interrupts. The I/O APIC has pins 0 to 23; pins below 16 are also ISA interrupts.
 inline constexpr uint32_t kIoApicPins = 24;
 inline constexpr uint32_t kRtcGsi = 8;
 inline constexpr uint32_t kSerialGsi = 4;
 inline constexpr uint32_t kSciGsi = 9;
+inline constexpr uint32_t kHotplugGsi = 14;    // edge triggered
 inline constexpr uint32_t kFirstIntxGsi = 16;  // 16..19, level triggered, shared by PCI functions
 inline constexpr uint32_t kIntxGsis = 4;
 // One each for virtio-mmio devices, edge triggered and never shared: an irqfd can deliver an edge

@@ -49,7 +49,7 @@ Machine::Machine(const Options& options, PowerSwitch power, kernel_abi::EventFd 
                .on_room = [this] { serial_room_.Signal(); }}),
       i8042_(power_),
       acpi_pm_(power_),
-      pci_(memory_, power_) {}
+      pci_(memory_, ports_, power_) {}
 
 Machine::~Machine() { StopVcpus(); }
 
@@ -64,7 +64,7 @@ absl::Status Machine::AddDevices(kernel_abi::Kernel& kernel) {
     if (!status.ok()) return status;
   }
   absl::StatusOr<std::unique_ptr<Devices>> devices =
-      Devices::Create(kernel, *vm_, memory_, pci_, options_);
+      Devices::Create(kernel, *vm_, memory_, ports_, pci_, options_);
   if (!devices.ok()) return devices.status();
   devices_ = *std::move(devices);
   if (const std::string path = devices_->control_socket_path(); !path.empty()) {
@@ -128,6 +128,7 @@ void Machine::Wait(int stop_fd) {
         {.fd = serial_room_.get(), .events = POLLIN, .revents = 0},
         // Keys stay where they are until the guest has read those before.
         {.fd = room > 0 ? console_.input_fd() : -1, .events = POLLIN, .revents = 0},
+        {.fd = devices_->ejected_fd(), .events = POLLIN, .revents = 0},
     };
     if (::poll(waiting, std::size(waiting), -1) < 0) continue;
     if (waiting[1].revents != 0) power_.Request(PowerEvent::kStop);
@@ -137,13 +138,14 @@ void Machine::Wait(int stop_fd) {
       serial_.Receive(input.data);
       if (input.stop) power_.Request(PowerEvent::kStop);
     }
+    if (waiting[4].revents != 0) devices_->RemoveEjected();
   }
 }
 
 absl::Status Machine::Reset() {
   // Devices first: when they are silent, nothing raises an interrupt in controllers that are new.
   pci_.Reset();
-  devices_->ResetMmio();
+  devices_->Reset();
   serial_.Reset();
   acpi_pm_.Reset();
   return vm_->Reset();

@@ -50,38 +50,11 @@ class HostBridge final : public vhost::PciFunction {
 
 }  // namespace
 
-class PciHost::BarWindow final : public BusDevice {
- public:
-  BarWindow(Bus& memory, std::string name, vhost::PciFunction& function, int bar)
-      : memory_(memory), name_(std::move(name)), function_(function), bar_(bar) {}
-  ~BarWindow() override { Move(std::nullopt, 0); }
-
-  int bar() const { return bar_; }
-  // Called with the function's lock held, one at a time. A BAR that the guest puts where something
-  // else is answers nowhere.
-  void Move(std::optional<uint64_t> base, uint64_t size) {
-    if (base_.has_value()) memory_.Remove(*base_);
-    base_.reset();
-    if (base.has_value() && memory_.Insert(name_, *base, size, *this).ok()) base_ = base;
-  }
-
-  void Read(uint64_t offset, std::span<std::byte> data) override {
-    function_.BarRead(bar_, offset, data);
-  }
-  void Write(uint64_t offset, std::span<const std::byte> data) override {
-    function_.BarWrite(bar_, offset, data);
-  }
-
- private:
-  Bus& memory_;
-  const std::string name_;
-  vhost::PciFunction& function_;
-  const int bar_;
-  std::optional<uint64_t> base_;  // where it is on the bus
-};
-
-PciHost::PciHost(Bus& memory, PowerSwitch& power)
-    : memory_(memory), power_(power), bridge_(std::make_unique<HostBridge>()) {
+PciHost::PciHost(Bus& memory, Bus& ports, PowerSwitch& power)
+    : memory_{.bus = memory, .start = kBarWindowStart, .end = kBarWindowStart + kBarWindowSize},
+      ports_{.bus = ports, .start = kBarPortsStart, .end = kBarPortsStart + kBarPorts},
+      power_(power),
+      bridge_(std::make_unique<HostBridge>()) {
   slots_[0].function = bridge_.get();
 }
 
@@ -90,6 +63,7 @@ PciHost::~PciHost() {
 }
 
 absl::StatusOr<uint32_t> PciHost::FreeSlot(std::optional<uint32_t> wanted) const {
+  absl::MutexLock lock(&mutex_);
   for (uint32_t slot = wanted.value_or(0); slot < kSlots; ++slot) {
     if (slots_[slot].function == nullptr) return slot;
     if (wanted.has_value()) break;
@@ -100,56 +74,102 @@ absl::StatusOr<uint32_t> PciHost::FreeSlot(std::optional<uint32_t> wanted) const
 }
 
 absl::Status PciHost::Add(uint32_t slot, std::string name, vhost::PciFunction& function) {
-  if (absl::Status status = PlaceBars(function, name); !status.ok()) return status;
   Slot& taken = slots_.at(slot);
-  taken.function = &function;
+  if (absl::Status status = PlaceBars(taken, function, name); !status.ok()) return status;
   for (const vhost::PciBar& bar : function.bars()) {
     taken.windows.push_back(std::make_unique<BarWindow>(
-        memory_, absl::StrFormat("%s BAR %d", name, bar.index), function, bar.index));
+        windows_, SpaceOf(bar).bus, absl::StrFormat("%s BAR %d", name, bar.index), function, bar));
   }
-  function.SetBarListener([&taken](const vhost::PciBar& bar) {
+  function.SetBarListener([this, &taken](const vhost::PciBar& bar) {
     for (const std::unique_ptr<BarWindow>& window : taken.windows) {
-      if (window->bar() == bar.index) {
-        window->Move(bar.decoded ? bar.address : std::nullopt, bar.size);
-      }
+      if (window->bar() != bar.index) continue;
+      windows_.Move(*window, bar.decoded ? bar.address : std::nullopt);
     }
   });
+  absl::MutexLock lock(&mutex_);
+  taken.function = &function;
+  taken.hidden = false;
   return absl::OkStatus();
 }
 
-void PciHost::Remove(uint32_t slot) {
+bool PciHost::Hide(uint32_t slot) {
   Slot& left = slots_.at(slot);
-  if (left.function != nullptr) left.function->SetBarListener(nullptr);
+  vhost::PciFunction* function = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (left.function == nullptr || left.function == bridge_.get() || left.hidden) return false;
+    left.hidden = true;
+    function = left.function;
+  }
+  function->SetBarListener(nullptr);
+  for (const std::unique_ptr<BarWindow>& window : left.windows) {
+    windows_.Move(*window, std::nullopt);
+  }
+  return true;
+}
+
+void PciHost::Remove(uint32_t slot) {
+  Hide(slot);
+  Slot& left = slots_.at(slot);
   left.windows.clear();
+  absl::MutexLock lock(&mutex_);
+  left.placed.clear();
   left.function = nullptr;
 }
 
-absl::Status PciHost::PlaceBars(vhost::PciFunction& function, const std::string& name) {
+uint64_t PciHost::FreeAddress(const Space& space, uint64_t size) const {
+  uint64_t address = (space.start + size - 1) / size * size;
+  // Each round gets past one BAR at least, so it ends.
+  for (bool again = true; again;) {
+    again = false;
+    for (const Slot& slot : slots_) {
+      for (const Slot::Placed& other : slot.placed) {
+        if (other.space != &space || other.address + other.size <= address ||
+            address + size <= other.address) {
+          continue;
+        }
+        address = (other.address + other.size + size - 1) / size * size;
+        again = true;
+      }
+    }
+  }
+  return address;
+}
+
+absl::Status PciHost::PlaceBars(Slot& slot, vhost::PciFunction& function, const std::string& name) {
   // The biggest first: each is at a multiple of its size, and so there are no gaps within one
   // function.
   std::vector<vhost::PciBar> bars = function.bars();
   std::ranges::sort(bars, [](const auto& a, const auto& b) { return a.size > b.size; });
+  absl::MutexLock lock(&mutex_);
   for (const vhost::PciBar& bar : bars) {
-    const uint64_t address = (next_bar_ + bar.size - 1) / bar.size * bar.size;
-    if (address + bar.size > kBarWindowStart + kBarWindowSize) {
-      return absl::ResourceExhaustedError(absl::StrFormat(
-          "%s: no room for BAR %d of %#x bytes below 4 GiB", name, bar.index, bar.size));
-    }
+    Space& space = SpaceOf(bar);
+    const uint64_t address = FreeAddress(space, bar.size);
     absl::Status status = function.PlaceBar(bar.index, address);
-    if (!status.ok()) return kernel_abi::AddContext(status, name);
-    next_bar_ = address + bar.size;
+    if (address + bar.size > space.end) {
+      status = absl::ResourceExhaustedError(
+          absl::StrFormat("no room for BAR %d of %#x %s", bar.index, bar.size,
+                          bar.is_io ? "I/O ports" : "bytes below 4 GiB"));
+    }
+    if (!status.ok()) {
+      slot.placed.clear();
+      return kernel_abi::AddContext(status, name);
+    }
+    slot.placed.push_back({.space = &space, .address = address, .size = bar.size});
   }
   return absl::OkStatus();
 }
 
 void PciHost::Reset() {
+  std::vector<vhost::PciFunction*> functions;
   {
     absl::MutexLock lock(&mutex_);
     address_ = 0;
+    for (const Slot& slot : slots_) {
+      if (slot.function != nullptr && !slot.hidden) functions.push_back(slot.function);
+    }
   }
-  for (Slot& slot : slots_) {
-    if (slot.function != nullptr) slot.function->Reset();
-  }
+  for (vhost::PciFunction* function : functions) function->Reset();
 }
 
 vhost::PciFunction* PciHost::Selected(uint64_t data_offset, uint32_t* config_offset) {
@@ -159,7 +179,7 @@ vhost::PciFunction* PciHost::Selected(uint64_t data_offset, uint32_t* config_off
   const uint32_t function = address_ >> 8 & 7;
   if ((address_ & kEnable) == 0 || bus != 0 || function != 0) return nullptr;
   *config_offset = (address_ & 0xFC) + static_cast<uint32_t>(data_offset);
-  return slots_[slot].function;
+  return slots_[slot].hidden ? nullptr : slots_[slot].function;
 }
 
 void PciHost::Read(uint64_t offset, std::span<std::byte> data) {

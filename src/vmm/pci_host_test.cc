@@ -18,8 +18,9 @@ using vhost::PciConfigSpace;
 // A function with a small and a big BAR, which answer with their index.
 class FakeFunction final : public vhost::PciFunction {
  public:
-  FakeFunction() : space_({.vendor = 0x1234, .device = 0x5678}) {
+  explicit FakeFunction(bool with_ports = false) : space_({.vendor = 0x1234, .device = 0x5678}) {
     space_.AddBar(0, 0x1000, PciConfigSpace::BarType::k32Bit);
+    if (with_ports) space_.AddBar(4, 0x20, PciConfigSpace::BarType::kIo);
     space_.AddBar(2, 0x4000, PciConfigSpace::BarType::k64BitPrefetchable);
   }
   void ConfigRead(uint32_t offset, std::span<std::byte> to) override { space_.Read(offset, to); }
@@ -80,10 +81,12 @@ class PciHostTest : public testing::Test {
 
   PowerSwitch power_ = *PowerSwitch::Create(kernel_abi::LinuxKernel());
   Bus memory_;
+  Bus ports_;
   FakeFunction function_;
-  PciHost host_{memory_, power_};
+  PciHost host_{memory_, ports_, power_};
 };
 
+constexpr uint16_t kIoEnable = 1;
 constexpr uint16_t kMemoryEnable = 2;
 
 TEST_F(PciHostTest, ShowsTheBridgeTheFunctionsAndNothingElse) {
@@ -120,6 +123,61 @@ TEST_F(PciHostTest, ABarThatIsPutOnAnotherAnswersNowhereUntilItMoves) {
   EXPECT_EQ(ReadMemory(kBarWindowStart), 0xB2U);
   WriteConfig(1, 0x10, 4, kBarWindowStart + 0x10'0000);
   EXPECT_EQ(ReadMemory(kBarWindowStart + 0x10'0000), 0xB0U);
+}
+
+TEST_F(PciHostTest, ABarThatWasPutOnAnotherAnswersWhenThatLeaves) {
+  ASSERT_TRUE(host_.Add(1, "fake", function_).ok());
+  WriteConfig(1, 4, 2, kMemoryEnable);
+  const uint64_t where = kBarWindowStart + 0x10'0000;
+  WriteConfig(1, 0x18, 4, where);
+  WriteConfig(1, 0x10, 4, where + 0x1000);  // inside of the other's 0x4000 bytes
+  EXPECT_EQ(ReadMemory(where + 0x1000), 0xB2U);
+  WriteConfig(1, 0x18, 4, where + 0x4000);
+  EXPECT_EQ(ReadMemory(where + 0x1000), 0xB0U);
+  EXPECT_EQ(ReadMemory(where), 0xFFU);
+  EXPECT_EQ(ReadMemory(where + 0x4000), 0xB2U);
+}
+
+TEST_F(PciHostTest, ABarInIoSpaceAnswersOnThePorts) {
+  FakeFunction function(/*with_ports=*/true);
+  ASSERT_TRUE(host_.Add(1, "fake", function).ok());
+  const auto read_port = [&](uint64_t port) {
+    std::array<std::byte, 1> data{};
+    ports_.Read(port, data);
+    return vhost::LoadLittleEndian(data);
+  };
+  WriteConfig(1, 4, 2, kMemoryEnable);
+  EXPECT_EQ(read_port(kBarPortsStart), 0xFFU);
+  WriteConfig(1, 4, 2, kIoEnable);
+  EXPECT_EQ(read_port(kBarPortsStart), 0xB4U);
+  EXPECT_EQ(ReadMemory(kBarWindowStart), 0xFFU);
+  WriteConfig(1, 0x20, 4, 0xD000 | 1);
+  EXPECT_EQ(read_port(kBarPortsStart), 0xFFU);
+  EXPECT_EQ(read_port(0xD01F), 0xB4U);
+  host_.Remove(1);
+  EXPECT_EQ(read_port(0xD01F), 0xFFU);
+}
+
+TEST_F(PciHostTest, AFunctionThatIsHiddenIsNotFoundAndItsSlotStaysTaken) {
+  ASSERT_TRUE(host_.Add(3, "fake", function_).ok());
+  WriteConfig(3, 4, 2, kMemoryEnable);
+  EXPECT_TRUE(host_.Hide(3));
+  EXPECT_FALSE(host_.Hide(3));
+  EXPECT_FALSE(host_.Hide(0)) << "the bridge";
+  EXPECT_FALSE(host_.Hide(9)) << "nobody";
+  EXPECT_EQ(ReadConfig(3, 0, 4), 0xFFFF'FFFFU);
+  EXPECT_EQ(ReadMemory(kBarWindowStart), 0xFFU);
+  EXPECT_FALSE(host_.FreeSlot(3).ok());
+  host_.Reset();
+  EXPECT_EQ(function_.resets, 0);
+  memory_.WaitForCalls();
+  host_.Remove(3);
+  EXPECT_TRUE(host_.FreeSlot(3).ok());
+  // Another has the slot, and the place of its BARs.
+  FakeFunction other;
+  ASSERT_TRUE(host_.Add(3, "other", other).ok());
+  WriteConfig(3, 4, 2, kMemoryEnable);
+  EXPECT_EQ(ReadMemory(kBarWindowStart), 0xB2U);
 }
 
 TEST_F(PciHostTest, SlotsAreGivenOutOnce) {

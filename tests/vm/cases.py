@@ -10,6 +10,8 @@ import re
 import capture
 import doctor
 import host
+import hotplug
+import legacy
 import offload
 import tour
 import traffic
@@ -342,6 +344,25 @@ CASES["doctor"] = doctor.doctor
 CASES["capture"] = capture.capture
 CASES["inspect"] = truth.truth
 CASES["tour"] = tour.tour
+
+
+@case("hotplug")
+def plug_and_unplug(context):
+    """A second network device comes and goes twice; the first does not mind."""
+    if not hasattr(context.vmm, "show"):
+        raise Skip("for our VMM")
+    hotplug.make_tap()
+    try:
+        with Bench(context, Devices()) as bench:
+            hotplug.refusals(context)
+            hotplug.plug_and_unplug(context, bench)
+            bench.again()
+    finally:
+        hotplug.remove_tap()
+
+
+CASES["legacy-transitional"] = lambda context: legacy.legacy(context, is_forced=False)
+CASES["legacy-forced"] = lambda context: legacy.legacy(context, is_forced=True)
 
 CASES["vhost-backend-qemu"] = vhost_backend.serves_qemu
 CASES["vhost-user-fs"] = vhost_user.file_system

@@ -15,7 +15,7 @@ class Sample:
         self.reasons = [refusal["reason"] for refusal in device.get("refusals", [])]
         self.served_by = {ring["role"]: ring["served_by"] for ring in device["vrings"] if ring["active"]}
         self.cpu_ns = {worker["tid"]: worker["cpu_time_ns"] for worker in backend.get("workers", [])}
-        self.notify = {row["what"]: row for row in device["wiring"] if row["what"].startswith("notify")}
+        self.notify = {row["what"]: row for row in device["wiring"] if "notify " in row["what"]}
 
     @property
     def exits(self):

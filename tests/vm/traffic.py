@@ -58,10 +58,10 @@ class HostServer:
     def send(self, address, amount):
         out = subprocess.run([self.program, "send", address, amount], capture_output=True, text=True,
                              timeout=LIMIT_S, check=False)
-        return _rate(out.returncode, out.stdout + out.stderr, f"host to {address}")
+        return rate_of(out.returncode, out.stdout + out.stderr, f"host to {address}")
 
 
-def _rate(code, text, what):
+def rate_of(code, text, what):
     match = re.search(r"bytes=(\d+) seconds=\S+ MBps=(\S+) verified=yes", text)
     if code != 0 or not match or match.group(1) == "0":
         raise AssertionError(f"{what}: exit code {code}: {text.strip()}")
@@ -89,7 +89,7 @@ def ping(guest):
 
 def from_guest(guest, path, amount):
     code, output = guest.run(f"stream send {PATHS[path][0]} {amount}", limit_s=LIMIT_S, check=False)
-    return _rate(code, output, f"guest to {PATHS[path][0]}")
+    return rate_of(code, output, f"guest to {PATHS[path][0]}")
 
 
 def all_paths(guest, host, amount="4M"):
@@ -183,6 +183,6 @@ class Background:
         self.sender.terminate()
         self.guest.run("kill $(cat /tmp/background.id)")
         text, _ = self.sender.communicate(timeout=LIMIT_S)
-        _rate(self.sender.returncode, text, "host to guest, during the change")
+        rate_of(self.sender.returncode, text, "host to guest, during the change")
         self.guest.run("while [ -d /proc/$(cat /tmp/background.id) ]; do usleep 50000; done", limit_s=LIMIT_S)
-        _rate(0, self.guest.run("cat /tmp/background"), "guest to host, during the change")
+        rate_of(0, self.guest.run("cat /tmp/background"), "guest to host, during the change")
