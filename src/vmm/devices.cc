@@ -235,13 +235,14 @@ void Devices::RemoveEjected() {
   {
     absl::MutexLock lock(&mutex_);
     names.swap(left_over_);
-    const auto gone = std::ranges::stable_partition(
-        pci_devices_, [slots](const auto& device) { return (slots >> device->slot() & 1) == 0; });
-    for (std::unique_ptr<PciDevice>& device : gone) {
-      names.push_back(device->name());
-      ejected.push_back(std::move(device));
+    const auto gone = std::stable_partition(
+        pci_devices_.begin(), pci_devices_.end(),
+        [slots](const auto& device) { return (slots >> device->slot() & 1) == 0; });
+    for (auto device = gone; device != pci_devices_.end(); ++device) {
+      names.push_back((*device)->name());
+      ejected.push_back(std::move(*device));
     }
-    pci_devices_.erase(gone.begin(), gone.end());
+    pci_devices_.erase(gone, pci_devices_.end());
   }
   // The guest finds them no more; calls that were under way when it let go have to end.
   memory_.WaitForCalls();
