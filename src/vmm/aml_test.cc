@@ -44,7 +44,7 @@ TEST(Aml, PackageLengthsCountThemselves) {
 
 TEST(Aml, MethodsAndRegistersAreThoseOfTheSpecification) {
   EXPECT_EQ(Hex(Method("_EJ0", 1, Store(Integer(2), Path("PEJ")))),
-            "140e"
+            "140d"
             "5f454a30"
             "01"
             "70"
@@ -64,7 +64,7 @@ TEST(Aml, MethodsAndRegistersAreThoseOfTheSpecification) {
             "5055505f"
             "20");
   EXPECT_EQ(Hex(IfAnyBit(Local(1), 4, Notify("S02", 3))),
-            "a00c"
+            "a00d"
             "7b"
             "61"
             "0a04"

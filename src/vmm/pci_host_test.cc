@@ -178,6 +178,7 @@ TEST_F(PciHostTest, AFunctionThatIsHiddenIsNotFoundAndItsSlotStaysTaken) {
   ASSERT_TRUE(host_.Add(3, "other", other).ok());
   WriteConfig(3, 4, 2, kMemoryEnable);
   EXPECT_EQ(ReadMemory(kBarWindowStart), 0xB2U);
+  host_.Remove(3);
 }
 
 TEST_F(PciHostTest, SlotsAreGivenOutOnce) {
