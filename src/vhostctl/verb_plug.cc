@@ -123,9 +123,9 @@ Outcome Unplug(const Invocation& invocation) {
     if (absl::Now() >= deadline) break;
     absl::SleepFor(kPollPeriod);
   }
-  return Failed(
-      absl::DeadlineExceededError(absl::StrCat(name, ": the guest has not let go of it after ",
-                                               timeout_s, " s; it goes when the guest does")));
+  // The process did answer; it is the guest that has not.
+  return Failed(absl::AbortedError(absl::StrCat(name, ": the guest has not let go of it after ",
+                                                timeout_s, " s; it goes when the guest does")));
 }
 
 }  // namespace vhost::ctl
