@@ -376,6 +376,7 @@ def modern_drivers_on_transitional_devices(context):
 
 CASES["legacy-forced"] = lambda context: legacy.legacy(context, is_forced=True)
 CASES["vhost-backend-qemu"] = vhost_backend.serves_qemu
+CASES["vhost-backend-vmm"] = vhost_backend.serves_vmm
 CASES["vhost-user-fs"] = vhost_user.file_system
 for _transport in ("pci", "mmio"):
     CASES[f"vhost-user-blk-{_transport}"] = (
