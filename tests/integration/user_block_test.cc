@@ -100,9 +100,14 @@ TEST(UserBlock, KillingTheDaemonLosesNoRequest) {
 
   kernel_abi::Kernel& kernel = kernel_abi::LinuxKernel();
   const VhostUserDeviceOptions device{.type = BlockType(1)};
-  auto peer = Peer::Create(
-      kernel, VhostUserDevice::PeerOptionsFor(
-                  device, {.socket = daemon.socket(), .stop_timeout = std::chrono::seconds(60)}));
+  const PeerOptions options = VhostUserDevice::PeerOptionsFor(
+      device, {.socket = daemon.socket(), .stop_timeout = std::chrono::seconds(60)});
+  auto peer = Peer::Create(kernel, options);
+  // The socket is there a moment before the daemon listens.
+  for (int i = 0; i < 60'000 && absl::IsUnavailable(peer.status()); ++i) {
+    usleep(1000);
+    peer = Peer::Create(kernel, options);
+  }
   ASSERT_TRUE(peer.ok()) << peer.status();
   uint64_t sectors = 0;
   memcpy(&sectors, (*peer)->config().data(), sizeof(sectors));

@@ -33,3 +33,11 @@ class VhostForbidden:
     def __exit__(self, *_):
         for node in NODES:
             subprocess.run(["umount", node], check=True, timeout=30)
+
+
+def is_listening(path):
+    """Whether somebody listens on this unix socket; its file is there a moment earlier."""
+    accepts = 0x10000
+    with open("/proc/net/unix", encoding="utf-8", errors="replace") as sockets:
+        rows = [line.split() for line in list(sockets)[1:]]
+    return any(len(row) > 7 and row[7] == path and int(row[3], 16) & accepts for row in rows)

@@ -9,6 +9,7 @@ import time
 
 import traffic
 from guest import Guest
+from host import is_listening
 from vmm import CPUS, GUEST_CID, TAP, Devices, Qemu, Skip, command_line, make_tap, remove_tap
 
 LIMIT_S = 60
@@ -28,7 +29,7 @@ class Served:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(self.argv, stderr=log)
         deadline = time.monotonic() + LIMIT_S
-        while not os.path.exists(self.path):
+        while not is_listening(self.path):
             if time.monotonic() > deadline or self.process.poll() is not None:
                 raise AssertionError(f"{self.argv}: does not listen, exit code {self.process.poll()}: {self.said()}")
             time.sleep(0.05)

@@ -10,6 +10,7 @@ import tempfile
 import time
 
 from guest import Guest
+from host import is_listening
 from vmm import CPUS, Skip, command_line, Devices
 
 LIMIT_S = 120
@@ -50,7 +51,7 @@ class StorageDaemon:
                  "--export", "type=vhost-user-blk,id=disk,node-name=disk,writable=on,num-queues=2,"
                              f"addr.type=unix,addr.path={self.socket}"],
                 stdout=log, stderr=log)
-        wait_until("qemu-storage-daemon", lambda: os.path.exists(self.socket) or self.process.poll() is not None)
+        wait_until("qemu-storage-daemon", lambda: is_listening(self.socket) or self.process.poll() is not None)
         if self.process.poll() is not None:
             with open(self._log, encoding="utf-8") as log:
                 raise AssertionError(f"qemu-storage-daemon: {log.read()}")
@@ -155,7 +156,7 @@ def file_system(context):
             process = subprocess.Popen([daemon, f"--socket-path={path}", "-o", f"source={shared}", "-o", "sandbox=chroot"],
                                        stdout=log, stderr=log)
         try:
-            wait_until("virtiofsd", lambda: os.path.exists(path) or process.poll() is not None)
+            wait_until("virtiofsd", lambda: is_listening(path) or process.poll() is not None)
             with guest_with(context, f"vhost-user-fs-pci,id=fs0,socket={path},tag=shared") as guest:
                 guest.run("mkdir /tmp/shared && mount -t virtiofs shared /tmp/shared")
                 guest.run("yes 'host 1' | head -c 65536 | cmp - /tmp/shared/host")
