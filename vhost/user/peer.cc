@@ -669,24 +669,52 @@ void Peer::SetConfigCopy(std::vector<std::byte> config) {
 }
 
 void Peer::WriteConfig(uint32_t offset, std::span<const std::byte> from) {
-  ConfigWrite write{.offset = offset, .bytes = {from.begin(), from.end()}};
-  Post([this, write = std::move(write)] {
+  {
+    absl::MutexLock lock(&mutex_);
     if (config_writes_.size() == kMostConfigWrites) config_writes_.pop_front();
-    config_writes_.push_back(write);
-    if (!link_.has_value()) return;
+    config_writes_.push_back({.offset = offset, .bytes = {from.begin(), from.end()}});
+  }
+  PostConfigWrites();
+}
+
+// At most one such job waits: a driver that goes on while the back end does not answer must not
+// make a queue of them.
+void Peer::PostConfigWrites() {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (std::exchange(config_job_waits_, true)) return;
+  }
+  Post([this] {
+    {
+      absl::MutexLock lock(&mutex_);
+      config_job_waits_ = false;
+    }
+    if (!link_.has_value()) return;  // The next one is told when it comes.
     if (absl::Status status = WriteConfigs(); !status.ok()) Lose(status);
   });
 }
 
+std::optional<Peer::ConfigWrite> Peer::NextConfigWrite() {
+  absl::MutexLock lock(&mutex_);
+  if (config_writes_.empty()) return std::nullopt;
+  ConfigWrite write = std::move(config_writes_.front());
+  config_writes_.pop_front();
+  return write;
+}
+
 absl::Status Peer::WriteConfigs() {
-  if (config_writes_.empty() || !link_->ops.Has(ProtocolFeature::kConfig)) return absl::OkStatus();
-  while (!config_writes_.empty()) {
-    const ConfigWrite write = std::move(config_writes_.front());
-    config_writes_.pop_front();
-    absl::Status status = link_->ops.SetConfig(write.offset, write.bytes);
+  if (!link_->ops.Has(ProtocolFeature::kConfig)) return absl::OkStatus();
+  bool any = false;
+  // Others have their turn in between, however fast the driver writes.
+  for (size_t i = 0; i < kMostConfigWrites; ++i) {
+    const std::optional<ConfigWrite> write = NextConfigWrite();
+    if (!write.has_value()) return any ? RefreshConfig() : absl::OkStatus();
+    any = true;
+    const absl::Status status = link_->ops.SetConfig(write->offset, write->bytes);
     // A driver may write what it may not; the back end says no, and that is all.
     if (!status.ok() && !link_->ops.connection().status().ok()) return status;
   }
+  PostConfigWrites();
   return RefreshConfig();
 }
 

@@ -194,7 +194,9 @@ class Peer {
   absl::Status ServeWanted();
   absl::Status SetUpInflight();
   absl::Status SetStatus(uint8_t status);
-  absl::Status WriteConfigs();
+  void PostConfigWrites() ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status WriteConfigs() ABSL_LOCKS_EXCLUDED(mutex_);
+  std::optional<ConfigWrite> NextConfigWrite() ABSL_LOCKS_EXCLUDED(mutex_);
   void ReadRequests();
   void Lose(const absl::Status& why);
   // Loses the connection if it is broken by now.
@@ -222,6 +224,8 @@ class Peer {
 
   mutable absl::Mutex mutex_;
   std::deque<std::function<void()>> jobs_ ABSL_GUARDED_BY(mutex_);
+  std::deque<ConfigWrite> config_writes_ ABSL_GUARDED_BY(mutex_);  // that it was not told of
+  bool config_job_waits_ ABSL_GUARDED_BY(mutex_) = false;
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   int live_fd_ ABSL_GUARDED_BY(mutex_) = -1;  // of the connection, for Cut
   bool negotiating_ ABSL_GUARDED_BY(mutex_) = false;
@@ -238,7 +242,6 @@ class Peer {
   std::optional<Link> link_;
   std::optional<Wanted> wanted_;
   std::optional<UserVhostOps::Inflight> inflight_;
-  std::deque<ConfigWrite> config_writes_;  // that the back end has not been told of
   std::chrono::milliseconds retry_{0};
   Connection::Clock::time_point next_try_{};
   bool give_up_first_ = true;  // until the first connection: Create says what is wrong
